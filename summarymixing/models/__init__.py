@@ -1,0 +1,1 @@
+"""Encoders on SpeechBrain's own layers: front end, Conformer, Branchformer, Transformer."""

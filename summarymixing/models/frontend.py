@@ -1,0 +1,65 @@
+"""The convolutional front end: log-mel frames in, a quarter of them out."""
+
+import torch
+from speechbrain.lobes.models import convolution
+from torch.nn import functional as F
+
+from summarymixing.ops.padding import absolute_lengths, reflect
+
+
+class ConvolutionFrontEnd(convolution.ConvolutionFrontEnd):
+    """SpeechBrain's front end with lengths: independent of padding, for one frame or more.
+
+    Takes the arguments of SpeechBrain's class and has its parameters under the same names. With
+    lengths, it reflects at each utterance's own end instead of the batch's; for an utterance
+    alone the two are the same.
+
+    Example
+    -------
+    >>> cnn = ConvolutionFrontEnd((None, None, 80), num_blocks=2, num_layers_per_block=1,
+    ...     out_channels=(64, 32), kernel_sizes=(3, 3), strides=(2, 2), residuals=(False, False))
+    >>> frames, lengths = cnn(torch.rand(2, 101, 80), torch.tensor([101, 1]))
+    >>> frames.shape, lengths.tolist()
+    (torch.Size([2, 26, 20, 32]), [26, 1])
+    """
+
+    def __init__(self, input_shape, *args, **kwargs):
+        super().__init__(input_shape, *args, **kwargs)
+        for block in self.values():
+            if len(block.filter_properties) != 1 or block.reduce_conv is not None:
+                # A second convolution would need the lengths of its own.
+                raise ValueError("num_layers_per_block must be 1 and residuals False")
+
+    def forward(self, x, lengths=None):
+        """Without lengths, returns frames alone, as SpeechBrain's front end does.
+
+        Arguments
+        ---------
+        x : torch.Tensor
+            (batch, time, features).
+        lengths : torch.Tensor, optional
+            (batch,): frames if integers, fractions of `time` otherwise.
+
+        Returns
+        -------
+        frames : torch.Tensor
+            (batch, time / strides, features / strides, channels).
+        lengths : torch.Tensor
+            (batch,), int64, in output frames.
+        """
+        batch, time = x.shape[:2]
+        if lengths is None:
+            valid = torch.full((batch,), time, device=x.device)
+        else:
+            valid = absolute_lengths(lengths, time)
+        for block in self.values():
+            properties = block.filter_properties[0]
+            width = (properties.window_size - 1) // 2 * properties.dilation
+            out_time = -(-time // properties.stride)
+            x = reflect(x, valid, width)
+            if x.shape[1] <= width:
+                x = F.pad(x, (0, 0) * (x.dim() - 2) + (0, width + 1 - x.shape[1]))
+            x = block(x)[:, :out_time]
+            valid = -(-valid // properties.stride)
+            time = out_time
+        return x if lengths is None else (x, valid)

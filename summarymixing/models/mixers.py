@@ -1,0 +1,104 @@
+"""The mixers that an encoder layer can be given: one entry each.
+
+A mixer is called as SpeechBrain calls its attention,
+`mixer(x, x, x, attn_mask=, key_padding_mask=, pos_embs=) -> (output, weights)`.
+"""
+
+import math
+
+import torch
+from speechbrain.lobes.models.transformer.Transformer import PositionalEncoding
+from speechbrain.nnet.attention import MultiheadAttention, RelPosMHAXL, RoPEMHA
+from speechbrain.nnet.hypermixing import HyperMixing
+from torch import nn
+
+from summarymixing.errors import InputError
+from summarymixing.nnet.cell import SummaryMixing
+
+
+class UnlimitedPositionalEncoding(PositionalEncoding):
+    """SpeechBrain's sinusoids, for any length instead of at most `max_len` positions.
+
+    Example
+    -------
+    >>> UnlimitedPositionalEncoding(8, max_len=10)(torch.rand(1, 30, 8)).shape
+    torch.Size([1, 30, 8])
+    """
+
+    def forward(self, x):
+        """(batch, time, features) → (1, time, features)."""
+        if x.shape[1] > self.pe.shape[1]:
+            longer = PositionalEncoding(self.pe.shape[2], 2 ** math.ceil(math.log2(x.shape[1])))
+            self.pe = longer.pe.to(self.pe)
+        return self.pe[:, : x.shape[1]]
+
+    def _save_to_state_dict(self, destination, prefix, keep_vars):
+        destination[prefix + "pe"] = self.pe[:, : self.max_len]
+
+    def _load_from_state_dict(self, state_dict, prefix, *args):
+        self.pe = self.pe[:, : self.max_len]
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+class NoMixer(nn.Module):
+    """Adds nothing: a layer with it has only its convolution and feed-forward parts (CNN only)."""
+
+    def forward(self, query, key=None, value=None, **masks_and_positions):
+        return query.new_zeros(()), None
+
+
+def _hyper_mixing(d_model, nhead, d_ffn, dropout, **summary):
+    mixer = HyperMixing(d_model, d_ffn, tied=False, num_heads=nhead, fix_tm_hidden_size=False)
+    mixer.positional_encoding = UnlimitedPositionalEncoding(d_model)
+    return mixer
+
+
+MIXERS = {
+    "SummaryMixing": lambda d_model, nhead, d_ffn, dropout, **summary: SummaryMixing(
+        enc_dim=d_model, nhead=nhead, global_dropout=dropout, **summary
+    ),
+    "RoPEMHA": lambda d_model, nhead, d_ffn, dropout, **_: RoPEMHA(d_model, nhead, dropout),
+    "RelPosMHAXL": lambda d_model, nhead, d_ffn, dropout, **_: RelPosMHAXL(d_model, nhead, dropout),
+    "regularMHA": lambda d_model, nhead, d_ffn, dropout, **_: MultiheadAttention(
+        nhead, d_model, dropout
+    ),
+    "hypermixing": _hyper_mixing,
+    "none": lambda **_: NoMixer(),
+}
+
+
+def make_mixer(attention_type, d_model, nhead, d_ffn, dropout, **summary):
+    """A new mixer.
+
+    Arguments
+    ---------
+    attention_type : str
+        A key of `MIXERS`: "SummaryMixing", one of SpeechBrain's, or "none".
+    d_model : int
+    nhead : int
+    d_ffn : int
+        Width of HyperMixing's networks.
+    dropout : float
+    **summary
+        Arguments of the `SummaryMixing` cell; other mixers have no use for them.
+
+    Returns
+    -------
+    torch.nn.Module
+
+    Example
+    -------
+    >>> mixer = make_mixer("RoPEMHA", d_model=16, nhead=4, d_ffn=32, dropout=0.0)
+    >>> x = torch.rand(2, 5, 16)
+    >>> mixer(x, x, x)[0].shape
+    torch.Size([2, 5, 16])
+    """
+    if attention_type not in MIXERS:
+        raise InputError(
+            f"attention_type must be one of {', '.join(MIXERS)}, got {attention_type!r}"
+        )
+    if not isinstance(nhead, int) or nhead < 1 or d_model % nhead:
+        raise InputError(f"nhead must divide d_model={d_model}, got nhead={nhead}")
+    return MIXERS[attention_type](
+        d_model=d_model, nhead=nhead, d_ffn=d_ffn, dropout=dropout, **summary
+    )

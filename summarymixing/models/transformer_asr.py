@@ -1,0 +1,211 @@
+"""The whole CTC + attention model: any encoder here with SpeechBrain's Transformer decoder."""
+
+from speechbrain.lobes.models.transformer import TransformerASR as host
+from torch import nn
+
+from summarymixing.errors import InputError
+from summarymixing.models.branchformer import BranchformerEncoder, BranchformerEncoderLayer
+from summarymixing.models.conformer import ConformerEncoder, ConformerEncoderLayer
+from summarymixing.models.mixers import UnlimitedPositionalEncoding, make_mixer
+from summarymixing.models.transformer import TransformerEncoder, TransformerEncoderLayer
+from summarymixing.nnet.mlp import HeadwiseLinear
+from summarymixing.ops.padding import absolute_lengths
+
+ENCODERS = ("conformer", "branchformer", "transformer")
+
+
+class TransformerASR(host.TransformerASR):
+    """SpeechBrain's `TransformerASR` with a choice of mixers, exact with padding, for any length.
+
+    Takes the place of SpeechBrain's class in any recipe (one `!new:` line). Without the summary
+    arguments, and with one of SpeechBrain's attention types, it is SpeechBrain's model with
+    padding kept out of the convolutions.
+
+    Arguments
+    ---------
+    tgt_vocab : int
+        Output tokens.
+    input_size : int
+        Width of the front end's output.
+    d_model, nhead, num_encoder_layers, num_decoder_layers, d_ffn, dropout, activation,
+    normalize_before, kernel_size, bias, encoder_module, conformer_activation,
+    branchformer_activation, csgu_linear_units, gate_activation, use_linear_after_conv,
+    output_hidden_states, layerdrop_prob
+        As in SpeechBrain's `TransformerASR`.
+    attention_type : str
+        The encoder's mixer: "SummaryMixing", "RoPEMHA", "RelPosMHAXL", "regularMHA",
+        "hypermixing" or "none". Conformer and Branchformer have no positional encoding with
+        SummaryMixing (as published), the Transformer has sinusoids, without which it could not
+        tell one order of the frames from another.
+    encoder_nhead : int, optional
+        Heads of the mixer; those of the decoder's attention (`nhead`) when left out.
+    local_proj_hid_dim, local_proj_out_dim, summary_hid_dim, summary_out_dim, mode
+        Of the `SummaryMixing` cell; widths default to d_model.
+    causal : bool
+        Only with SpeechBrain's attention types.
+
+    Example
+    -------
+    >>> import torch
+    >>> model = TransformerASR(tgt_vocab=30, input_size=64, d_model=16, nhead=4,
+    ...     num_encoder_layers=2, num_decoder_layers=1, d_ffn=32, encoder_module="branchformer",
+    ...     csgu_linear_units=32, attention_type="SummaryMixing", mode="SummaryMixing")
+    >>> frames = torch.rand(2, 40, 64)
+    >>> encoded, decoded = model(frames, torch.randint(1, 30, (2, 7)), torch.tensor([40, 21]))
+    >>> encoded.shape, decoded.shape
+    (torch.Size([2, 40, 16]), torch.Size([2, 7, 16]))
+    """
+
+    def __init__(
+        self,
+        tgt_vocab,
+        input_size,
+        d_model=512,
+        nhead=8,
+        num_encoder_layers=6,
+        num_decoder_layers=6,
+        d_ffn=2048,
+        dropout=0.1,
+        activation=nn.GELU,
+        positional_encoding="fixed_abs_sine",
+        normalize_before=True,
+        kernel_size=31,
+        bias=True,
+        encoder_module="branchformer",
+        conformer_activation=nn.GELU,
+        branchformer_activation=nn.GELU,
+        attention_type="SummaryMixing",
+        max_length=2500,
+        causal=False,
+        csgu_linear_units=3072,
+        gate_activation=nn.Identity,
+        use_linear_after_conv=False,
+        output_hidden_states=False,
+        layerdrop_prob=0.0,
+        encoder_nhead=None,
+        local_proj_hid_dim=None,
+        local_proj_out_dim=None,
+        summary_hid_dim=None,
+        summary_out_dim=None,
+        mode="SummaryMixing",
+    ):
+        if encoder_module not in ENCODERS:
+            raise InputError(
+                f"encoder_module must be one of {', '.join(ENCODERS)}, got {encoder_module!r}"
+            )
+        if d_model % nhead:
+            raise InputError(f"nhead must divide d_model={d_model}, got nhead={nhead}")
+        if causal and attention_type in ("SummaryMixing", "hypermixing"):
+            raise InputError(f"causal: True is not possible with attention_type: {attention_type}")
+        if attention_type in ("SummaryMixing", "none"):
+            # What the host reads from the name is only which positional encodings to add.
+            positions = "regularMHA" if encoder_module == "transformer" else "RoPEMHA"
+        else:
+            positions = attention_type
+        # The host insists on at least one layer, and its encoder is replaced below.
+        super().__init__(
+            tgt_vocab=tgt_vocab,
+            input_size=input_size,
+            d_model=d_model,
+            nhead=nhead,
+            num_encoder_layers=0 if num_decoder_layers else 1,
+            num_decoder_layers=num_decoder_layers,
+            d_ffn=d_ffn,
+            dropout=dropout,
+            activation=activation,
+            positional_encoding=positional_encoding,
+            normalize_before=normalize_before,
+            attention_type=positions,
+            max_length=max_length,
+            causal=causal,
+            output_hidden_states=output_hidden_states,
+        )
+        for name in ("positional_encoding", "positional_encoding_decoder"):
+            if type(getattr(self, name, None)) is UnlimitedPositionalEncoding.__base__:
+                setattr(self, name, UnlimitedPositionalEncoding(d_model, max_length))
+
+        summary = {
+            "local_proj_hid_dim": local_proj_hid_dim or [d_model],
+            "local_proj_out_dim": local_proj_out_dim or d_model,
+            "summary_hid_dim": summary_hid_dim or [d_model],
+            "summary_out_dim": summary_out_dim or d_model,
+            "mode": mode,
+        }
+
+        def layer():
+            hyper_width = d_model * 4 if encoder_module == "branchformer" else d_ffn
+            mixer = make_mixer(
+                attention_type, d_model, encoder_nhead or nhead, hyper_width, dropout, **summary
+            )
+            if encoder_module == "conformer":
+                return ConformerEncoderLayer(
+                    mixer, d_model, d_ffn, kernel_size, conformer_activation, bias, dropout, causal
+                )
+            if encoder_module == "transformer":
+                return TransformerEncoderLayer(
+                    mixer, d_model, d_ffn, activation, dropout, normalize_before
+                )
+            return BranchformerEncoderLayer(
+                mixer,
+                d_model,
+                kernel_size,
+                branchformer_activation,
+                dropout,
+                csgu_linear_units,
+                gate_activation,
+                use_linear_after_conv,
+                summary["summary_hid_dim"] if attention_type == "SummaryMixing" else None,
+            )
+
+        encoder = {
+            "conformer": ConformerEncoder,
+            "branchformer": BranchformerEncoder,
+            "transformer": TransformerEncoder,
+        }[encoder_module]
+        self.encoder = encoder(
+            [layer() for _ in range(num_encoder_layers)],
+            d_model,
+            output_hidden_states,
+            layerdrop_prob,
+        )
+        self._init_params()
+
+    def forward(self, src, tgt, wav_len=None, pad_idx=0):
+        """Encodes and decodes with teacher forcing.
+
+        Arguments
+        ---------
+        src : torch.Tensor
+            (batch, time, features) or the front end's (batch, time, features, channels).
+        tgt : torch.Tensor
+            (batch, tokens), beginning with the bos token.
+        wav_len : torch.Tensor, optional
+            (batch,): frames of `src` if integers (exact), fractions of its time otherwise.
+        pad_idx : int
+
+        Returns
+        -------
+        encoder_out : torch.Tensor
+            (batch, time, d_model).
+        decoder_out : torch.Tensor
+            (batch, tokens, d_model).
+        """
+        return super().forward(src, tgt, self._fractions(wav_len, src), pad_idx)
+
+    def encode(self, src, wav_len=None, pad_idx=0, dynchunktrain_config=None):
+        """The encoder alone, with the arguments of `forward`; (batch, time, d_model)."""
+        return super().encode(src, self._fractions(wav_len, src), pad_idx, dynchunktrain_config)
+
+    @staticmethod
+    def _fractions(lengths, src):
+        # The host rounds fraction x time to the nearest frame, which gives integers back exactly.
+        if lengths is None:
+            return None
+        time = src.shape[1]
+        return (absolute_lengths(lengths, time).double() / time).float()
+
+    def _init_params(self):
+        super()._init_params()
+        for module in self.modules():
+            if isinstance(module, HeadwiseLinear):
+                module.xavier_normal_()

@@ -1,0 +1,1 @@
+"""The SummaryMixing cell in plain torch."""
