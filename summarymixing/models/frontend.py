@@ -30,6 +30,12 @@ class ConvolutionFrontEnd(convolution.ConvolutionFrontEnd):
                 # A second convolution would need the lengths of its own.
                 raise ValueError("num_layers_per_block must be 1 and residuals False")
 
+    def frames(self, frames):
+        """Output frames for a number of input frames (an integer or a tensor of them)."""
+        for block in self.values():
+            frames = -(-frames // block.filter_properties[0].stride)
+        return frames
+
     def forward(self, x, lengths=None):
         """Without lengths, returns frames alone, as SpeechBrain's front end does.
 

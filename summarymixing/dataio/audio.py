@@ -1,0 +1,212 @@
+"""Reading audio files, and finding out cheaply whether one can be read.
+
+Decoders return what they find: a WAV or SPHERE file whose end is missing loads silently short.
+Everything here therefore compares what the header promises with what is there.
+
+Truncation is noticed in WAV, FLAC, SPHERE and (as far as the decoder counts frames) MP3. An OGG
+file does not say up front how long it is, so a cut one is simply shorter.
+"""
+
+import os
+import re
+import struct
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import soundfile
+import torch
+import torchaudio
+
+from summarymixing.errors import InputError
+
+# Sizes from here on (0xFFFFFFFF, 0x7FFFF000, ...) are what programs that write WAV into a pipe,
+# and cannot come back to fill the size in, put into the header.
+_STREAMED_WAV_SIZE = 0x7FFFF000
+
+
+@dataclass(frozen=True)
+class AudioInfo:
+    """What the header of an audio file says.
+
+    Arguments
+    ---------
+    frames : int
+        Samples per channel.
+    sample_rate : int
+        Samples per second.
+    channels : int
+        Number of channels.
+
+    Example
+    -------
+    >>> AudioInfo(frames=8000, sample_rate=16000, channels=1).duration
+    0.5
+    """
+
+    frames: int
+    sample_rate: int
+    channels: int
+
+    @property
+    def duration(self):
+        """Duration in seconds."""
+        return self.frames / self.sample_rate
+
+
+def read(path, sample_rate=16000):
+    """Reads an audio file (WAV, FLAC, SPHERE, MP3 or OGG) as one channel.
+
+    Arguments
+    ---------
+    path : str or os.PathLike
+        The file.
+    sample_rate : int
+        Rate in Hz of the result; a file with another rate is resampled.
+
+    Returns
+    -------
+    waveform : torch.Tensor
+        Shape (samples,), float32, within [-1, 1] for integer formats; channels are averaged.
+
+    Raises
+    ------
+    InputError
+        If the file is missing, empty, truncated or not audio.
+
+    Example
+    -------
+    >>> import os, tempfile
+    >>> path = os.path.join(tempfile.mkdtemp(), "a.wav")
+    >>> soundfile.write(path, torch.zeros(8000, 2).numpy(), 8000)
+    >>> read(path).shape
+    torch.Size([16000])
+    """
+    with _open(path) as file:
+        try:
+            samples = file.read(dtype="float32", always_2d=True)
+        except soundfile.SoundFileError as error:
+            raise _truncated(path) from error
+        if len(samples) < file.frames:
+            raise _truncated(path, f"{len(samples)} of {file.frames} samples are there")
+        waveform = torch.from_numpy(samples).mean(dim=1)
+        if file.samplerate != sample_rate:
+            waveform = torchaudio.functional.resample(waveform, file.samplerate, sample_rate)
+    return waveform
+
+
+def inspect(path):
+    """Checks an audio file without decoding it: its header, its size and its last sample.
+
+    Arguments
+    ---------
+    path : str or os.PathLike
+        The file.
+
+    Returns
+    -------
+    info : AudioInfo
+        Length, rate and channels.
+
+    Raises
+    ------
+    InputError
+        If the file is missing, empty, truncated or not audio.
+
+    Example
+    -------
+    >>> import os, tempfile
+    >>> path = os.path.join(tempfile.mkdtemp(), "a.flac")
+    >>> soundfile.write(path, torch.zeros(8000).numpy(), 16000)
+    >>> inspect(path)
+    AudioInfo(frames=8000, sample_rate=16000, channels=1)
+    """
+    with _open(path) as file:
+        try:
+            file.seek(file.frames - 1)
+            last = file.read(1)
+        except soundfile.SoundFileError as error:
+            raise _truncated(path) from error
+        if len(last) == 0:
+            raise _truncated(path)
+        return AudioInfo(file.frames, file.samplerate, file.channels)
+
+
+@contextmanager
+def _open(path):
+    """Opens an audio file whose size agrees with its header."""
+    path = os.fspath(path)
+    if not os.path.isfile(path):
+        raise InputError(f"{path}: there is no such audio file")
+    try:
+        size = os.path.getsize(path)
+        with open(path, "rb") as raw:
+            promised = _promised_size(raw)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+    if size == 0:
+        raise InputError(f"{path}: the audio file is empty (0 bytes)")
+    if promised is not None and size < promised:
+        raise _truncated(path, f"its header promises {promised} bytes, there are {size}")
+    try:
+        file = soundfile.SoundFile(path)
+    except (soundfile.SoundFileError, TypeError) as error:  # TypeError: a headerless .raw
+        raise InputError(
+            f"{path}: not readable as audio (WAV, FLAC, uncompressed SPHERE, MP3 or OGG expected)"
+        ) from error
+    with file:
+        if file.frames == 0:
+            raise InputError(f"{path}: the audio file is empty (0 samples)")
+        if file.frames >= 2**62:  # libsndfile's way to say "unknown"
+            raise InputError(
+                f"{path}: its header does not say how long it is (it was written into a pipe);"
+                " convert it again, into a file"
+            )
+        yield file
+
+
+def _truncated(path, detail="its last samples cannot be read"):
+    return InputError(f"{path}: the audio file is truncated ({detail})")
+
+
+def _promised_size(raw):
+    """Bytes that the whole file has according to a WAV or SPHERE header, None if unknown."""
+    start = raw.read(16)
+    if start[:4] in (b"RIFF", b"RIFX", b"RF64") and start[8:12] == b"WAVE":
+        return _promised_wav_size(raw, ">" if start[:4] == b"RIFX" else "<")
+    if start[:8] == b"NIST_1A\n":
+        return _promised_sphere_size(raw)
+    return None
+
+
+def _promised_wav_size(raw, order):
+    raw.seek(12)
+    long_size = None
+    while len(head := raw.read(8)) == 8:
+        name, size = struct.unpack(order + "4sI", head)
+        if name == b"data":
+            if long_size is None and (size == 0 or size >= _STREAMED_WAV_SIZE):
+                return None
+            return raw.tell() + (size if long_size is None else long_size)
+        if name == b"ds64" and len(sizes := raw.read(16)) == 16:  # RF64: 64-bit sizes
+            long_size = struct.unpack("<QQ", sizes)[1]
+            raw.seek(-16, os.SEEK_CUR)
+        raw.seek(size + size % 2, os.SEEK_CUR)
+    return None
+
+
+def _promised_sphere_size(raw):
+    raw.seek(8)
+    header_size = raw.readline().strip()
+    if not header_size.isdigit():
+        return None
+    raw.seek(0)
+    header = raw.read(int(header_size)).decode("latin-1")
+    fields = dict(re.findall(r"^(\w+) -\w+ (.*)$", header, re.MULTILINE))
+    if "," in fields.get("sample_coding", "pcm"):  # compressed, e.g. "pcm,embedded-shorten-v2.00"
+        return None
+    try:
+        counts = [int(fields[key]) for key in ("sample_count", "sample_n_bytes")]
+        channels = int(fields.get("channel_count", 1))
+    except (KeyError, ValueError):
+        return None
+    return int(header_size) + counts[0] * counts[1] * channels

@@ -1,0 +1,398 @@
+"""Manifests: the CSV files that list the utterances of a data set, one row each.
+
+They are SpeechBrain CSVs with the columns ``ID,duration,wav,spk_id,wrd``; ``duration`` is in
+seconds at the file's own rate and exact: ``round(duration * rate)`` is the number of samples.
+
+What the corpora share is here too: noticing unusable audio before training starts, and skipping
+the work when it was done before.
+"""
+
+import csv
+import hashlib
+import itertools
+import json
+import logging
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+from summarymixing.dataio import audio
+from summarymixing.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+COLUMNS = ("ID", "duration", "wav", "spk_id", "wrd")
+_NAMED_IN_LOG = 20
+_THREADS = 8  # they mostly wait for the disk
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """One recorded utterance and what was said.
+
+    Arguments
+    ---------
+    id : str
+        Unique in the data set.
+    wav : str
+        Absolute path of the audio file.
+    speaker : str
+        Who speaks.
+    text : str, optional
+        The transcript; "" if nothing was said, None if the corpus has no transcript for it.
+
+    Example
+    -------
+    >>> Utterance("a-1", "/data/a-1.flac", "a", "GOOD MORNING").text
+    'GOOD MORNING'
+    """
+
+    id: str
+    wav: str
+    speaker: str
+    text: str | None
+
+
+def write(path, utterances, on_bad="drop", description="manifest"):
+    """Inspects the audio of some utterances and writes their manifest.
+
+    Arguments
+    ---------
+    path : str or os.PathLike
+        The CSV file to write; its folder is created.
+    utterances : iterable of Utterance
+        In any order; rows are sorted by id.
+    on_bad : str
+        What to do about an utterance with unusable audio or no transcript.
+        "drop" (training sets): leave it out, name it in the log and in ``<stem>.dropped.csv``;
+        so are empty transcripts. "raise" (dev and test sets, whose score would change):
+        an error; an empty transcript is kept, as scoring can handle it.
+    description : str
+        What the progress bar and the messages call the set.
+
+    Returns
+    -------
+    count : int
+        Number of rows written.
+
+    Raises
+    ------
+    InputError
+        On a duplicate id, on an unusable utterance if ``on_bad="raise"``, and if no utterance
+        is usable.
+
+    Example
+    -------
+    >>> import os, soundfile, tempfile, torch
+    >>> wav = os.path.join(tempfile.mkdtemp(), "a-1.wav")
+    >>> soundfile.write(wav, torch.zeros(8000).numpy(), 16000)
+    >>> manifest = wav.replace(".wav", ".csv")
+    >>> write(manifest, [Utterance("a-1", wav, "a", "GOOD MORNING")], on_bad="raise")
+    1
+    >>> read(manifest)[0]["duration"]
+    0.5
+    """
+    if on_bad not in ("drop", "raise"):
+        raise ValueError(f'on_bad must be "drop" or "raise", got {on_bad!r}')
+    path = Path(path)
+    utterances = sorted(utterances, key=lambda utterance: utterance.id)
+    if not utterances:
+        raise InputError(f"{path.name}: {description} has no utterances; at least one is needed")
+    for one, other in itertools.pairwise(utterances):
+        if one.id == other.id:
+            raise InputError(
+                f"{description}: the utterance id {one.id} is there twice ({one.wav} and"
+                f" {other.wav}); ids must be unique"
+            )
+
+    with ThreadPoolExecutor(_THREADS) as pool:
+        checked = pool.map(lambda utterance: _check(utterance, on_bad), utterances)
+        progress = tqdm(checked, f"checking {description}", len(utterances), unit="file")
+        results = list(progress)
+
+    rows, bad = [], []
+    for utterance, (duration, reason) in zip(utterances, results, strict=True):
+        if reason is None:
+            text = " ".join(utterance.text.split())
+            rows.append((utterance.id, repr(duration), utterance.wav, utterance.speaker, text))
+        else:
+            bad.append((utterance.id, utterance.wav, reason))
+    if bad and on_bad == "raise":
+        raise InputError(
+            f"{description}: {bad[0][2]} (utterance {bad[0][0]}, {len(bad)} of {len(utterances)}"
+            " are unusable); leaving any out would change the score, so mend the data"
+        )
+    if not rows:
+        raise InputError(
+            f"{description}: none of the {len(utterances)} utterances can be used; the first:"
+            f" {bad[0][2]} (utterance {bad[0][0]})"
+        )
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    dropped = path.with_name(f"{path.stem}.dropped.csv")
+    dropped.unlink(missing_ok=True)
+    if bad:
+        _write_csv(dropped, ("ID", "wav", "reason"), bad)
+        for id_, wav, reason in bad[:_NAMED_IN_LOG]:
+            logger.warning("%s: left out %s (%s): %s", description, id_, wav, reason)
+        more = len(bad) - _NAMED_IN_LOG
+        logger.warning(
+            "%s: %d of %d utterances left out%s; the full list is in %s",
+            description,
+            len(bad),
+            len(utterances),
+            f" ({more} more than named above)" if more > 0 else "",
+            dropped,
+        )
+    _write_csv(path, COLUMNS, rows)
+    return len(rows)
+
+
+def read(path):
+    """Reads a manifest.
+
+    Arguments
+    ---------
+    path : str or os.PathLike
+        A CSV file with at least the columns ``ID,duration,wav,spk_id,wrd``.
+
+    Returns
+    -------
+    rows : list of dict
+        One per utterance; ``duration`` is a float in seconds, everything else a str.
+
+    Raises
+    ------
+    InputError
+        If the file is missing, is no CSV, has no rows or lacks a column or a value.
+
+    Example
+    -------
+    >>> import os, tempfile
+    >>> path = os.path.join(tempfile.mkdtemp(), "dev.csv")
+    >>> with open(path, "w") as file:
+    ...     _ = file.write("ID,duration,wav,spk_id,wrd\\na-1,0.5,/data/a-1.flac,a,GOOD MORNING\\n")
+    >>> read(path)[0]["wrd"]
+    'GOOD MORNING'
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: there is no such manifest (a CSV file is expected)")
+    rows = []
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            table = csv.DictReader(file, skipinitialspace=True)
+            missing = [name for name in COLUMNS if name not in (table.fieldnames or ())]
+            if missing:
+                raise InputError(
+                    f"{path}: the manifest lacks the column {', '.join(missing)};"
+                    f" {','.join(COLUMNS)} are needed"
+                )
+            for row in table:
+                where = f"{path}, line {table.line_num}"
+                if None in row or any(row[name] is None for name in COLUMNS):
+                    raise InputError(f"{where}: {len(table.fieldnames)} values are expected")
+                try:
+                    row["duration"] = float(row["duration"])
+                except ValueError:
+                    raise InputError(
+                        f"{where}: duration must be a number of seconds, got {row['duration']!r}"
+                    ) from None
+                rows.append(row)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path}: not a UTF-8 CSV file ({error})") from error
+    if not rows:
+        raise InputError(f"{path}: the manifest has no rows; at least one utterance is needed")
+    return rows
+
+
+def prepare(manifest_folder, arguments, sources, loaders):
+    """Writes the manifests of a corpus, or finds that they are there already.
+
+    Beside the manifests, ``prepare.json`` records the arguments and a fingerprint of the source
+    files; while both stay the same and all manifests exist, nothing is done.
+
+    Arguments
+    ---------
+    manifest_folder : str or os.PathLike
+        Where the manifests go.
+    arguments : dict
+        What the manifests depend on besides the source files; anything JSON can hold.
+    sources : dict
+        Source files, as `list_files` returns them.
+    loaders : dict
+        For each manifest, its name and a function without arguments that returns its list of
+        `Utterance`. Unusable ones are dropped from "train" and are an error in every other.
+
+    Returns
+    -------
+    paths : dict
+        For each manifest, its name and its path (str).
+
+    Example
+    -------
+    >>> import os, soundfile, tempfile, torch
+    >>> folder = tempfile.mkdtemp()
+    >>> wav = os.path.join(folder, "a-1.wav")
+    >>> soundfile.write(wav, torch.zeros(8000).numpy(), 16000)
+    >>> loaders = {"train": lambda: [Utterance("a-1", wav, "a", "GOOD MORNING")]}
+    >>> paths = prepare(folder, {"corpus": "example"}, list_files(folder, (".wav",)), loaders)
+    >>> os.path.basename(paths["train"])
+    'train.csv'
+    """
+    folder = Path(manifest_folder).absolute()
+    paths = {name: folder / f"{name}.csv" for name in loaders}
+    digest = hashlib.sha256()
+    for file in sorted(sources):
+        digest.update(repr((file, sources[file])).encode())
+    state = {"arguments": arguments, "source": digest.hexdigest()}
+    record = folder / "prepare.json"
+
+    if _load_json(record) == state and all(path.is_file() for path in paths.values()):
+        logger.info("manifests in %s are up to date: preparation skipped", folder)
+    else:
+        if folder.exists() and not folder.is_dir():
+            raise InputError(f"{folder}: manifest folder is not a folder")
+        folder.mkdir(parents=True, exist_ok=True)
+        # Until all manifests are new, they must not pass for those of an earlier run.
+        record.unlink(missing_ok=True)
+        for name, path in paths.items():
+            on_bad = "drop" if name == "train" else "raise"
+            count = write(path, loaders[name](), on_bad, name)
+            logger.info("%s: %d utterances in %s", name, count, path)
+        _replace(record, json.dumps(state, indent=1))
+    return {name: str(path) for name, path in paths.items()}
+
+
+def list_files(folder, suffixes, description="listing"):
+    """Lists the files under a folder, with what tells whether they were changed.
+
+    Arguments
+    ---------
+    folder : str or os.PathLike
+        Searched with everything below it.
+    suffixes : tuple of str
+        Endings of the file names to list.
+    description : str
+        Of the progress bar, which counts the folder's own entries.
+
+    Returns
+    -------
+    files : dict
+        For each absolute path (str), its size in bytes and its modification time in ns.
+
+    Example
+    -------
+    >>> import os, tempfile
+    >>> folder = tempfile.mkdtemp()
+    >>> with open(os.path.join(folder, "a.txt"), "w") as file:
+    ...     _ = file.write("GOOD MORNING")
+    >>> [size for size, _ in list_files(folder, (".txt",)).values()]
+    [12]
+    """
+    files = {}
+
+    def note(entry):
+        if entry.name.endswith(suffixes) and entry.is_file():
+            status = entry.stat()
+            files[entry.path] = (status.st_size, status.st_mtime_ns)
+
+    def visit(entry):
+        if entry.is_dir():
+            with os.scandir(entry.path) as children:
+                for child in children:
+                    visit(child)
+        else:
+            note(entry)
+
+    with os.scandir(os.path.abspath(folder)) as entries:
+        for entry in tqdm(sorted(entries, key=lambda entry: entry.name), description, unit="entry"):
+            visit(entry)
+    return files
+
+
+def existing_folder(folder, what="data folder"):
+    """Returns a folder as an absolute Path, or says that it is none.
+
+    Example
+    -------
+    >>> existing_folder("/").is_absolute()
+    True
+    """
+    path = Path(folder).absolute()
+    if not path.exists():
+        raise InputError(f"{path}: the {what} does not exist")
+    if not path.is_dir():
+        raise InputError(f"{path}: the {what} is not a folder")
+    return path
+
+
+def read_lines(path):
+    """Lines of a text file (list of str), with an error that names it.
+
+    Example
+    -------
+    >>> import os, tempfile
+    >>> path = os.path.join(tempfile.mkdtemp(), "a.txt")
+    >>> with open(path, "w") as file:
+    ...     _ = file.write("GOOD\\nMORNING\\n")
+    >>> read_lines(path)
+    ['GOOD', 'MORNING']
+    """
+    try:
+        return Path(path).read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        raise InputError(f"{path}: there is no such file; it belongs to the corpus") from None
+    except (UnicodeDecodeError, OSError) as error:
+        raise InputError(f"{path}: cannot be read as UTF-8 text ({error})") from error
+
+
+def some(names, limit=8):
+    """Names for an error message, the first few of them.
+
+    Example
+    -------
+    >>> some(["c", "a", "b"], limit=2)
+    'a, b and 1 more'
+    """
+    names = sorted(names)
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return (", ".join(names[:limit]) or "nothing") + more
+
+
+def _check(utterance, on_bad):
+    """Duration in seconds and None, or None and the reason why an utterance is unusable."""
+    try:
+        duration = audio.inspect(utterance.wav).duration
+    except InputError as error:
+        return None, str(error)
+    if utterance.text is None:
+        return None, f"{utterance.wav}: no transcript line names this audio file"
+    if on_bad == "drop" and not utterance.text.strip():
+        return None, "the transcript is empty"
+    return duration, None
+
+
+def _write_csv(path, columns, rows):
+    temporary = path.with_name(path.name + ".tmp")
+    with open(temporary, "w", newline="", encoding="utf-8") as file:
+        table = csv.writer(file, lineterminator="\n")
+        table.writerow(columns)
+        table.writerows(rows)
+    os.replace(temporary, path)
+
+
+def _replace(path, text):
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def _load_json(path):
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None

@@ -1,0 +1,136 @@
+"""Searches on SpeechBrain's searchers, in which an utterance's neighbours play no part.
+
+A search is built from numbers in YAML and called with the model's modules:
+`search(modules, encoded, lengths)` gives a list of token lists.
+"""
+
+import torch
+from speechbrain.decoders import (
+    CTCScorer,
+    S2STransformerBeamSearcher,
+    ScorerBuilder,
+    TransformerLMScorer,
+)
+
+from summarymixing.errors import InputError
+
+BLANK, BOS, EOS = 0, 1, 2
+
+
+class CTCGreedySearch:
+    """The best token of every frame, repetitions and blanks removed.
+
+    Example
+    -------
+    >>> modules = {"ctc_lin": torch.nn.Identity()}
+    >>> frames = torch.eye(5)[[3, 3, 0, 3, 4, 4]].unsqueeze(0)
+    >>> CTCGreedySearch()(modules, frames, torch.tensor([5]))
+    [[3, 3, 4]]
+    """
+
+    def __call__(self, modules, encoded, lengths):
+        """encoded (batch, time, d_model), lengths (batch,) in frames → list of lists of int."""
+        best = modules["ctc_lin"](encoded).argmax(-1)
+        return [
+            [token for token in torch.unique_consecutive(row[:length]).tolist() if token != BLANK]
+            for row, length in zip(best, lengths)
+        ]
+
+
+class JointBeamSearch:
+    """SpeechBrain's joint CTC/attention beam search, with a language model if there is one.
+
+    Every utterance is searched alone: in a batch, SpeechBrain's limit on the number of steps
+    comes from the longest utterance, so that a hypothesis may depend on its neighbours.
+
+    Arguments
+    ---------
+    beam_size : int
+    ctc_weight : float
+        Weight of the CTC prefix score; the attention decoder's is 1 - ctc_weight.
+    temperature : float
+        Of the attention decoder's softmax.
+    max_decode_ratio : float
+        Steps at most, as a fraction of the encoder's frames.
+    lm : callable, optional
+        Builds the language model (a SpeechBrain `TransformerLM`), called once if `lm_file` is set.
+    lm_file : str, optional
+        Its state dict.
+    lm_weight : float
+    lm_temperature : float
+
+    Example
+    -------
+    >>> from summarymixing.models.transformer_asr import TransformerASR
+    >>> model = TransformerASR(12, 16, d_model=16, nhead=2, num_encoder_layers=1,
+    ...     num_decoder_layers=1, d_ffn=16, csgu_linear_units=16).eval()
+    >>> heads = {name: torch.nn.Linear(16, 12) for name in ("ctc_lin", "seq_lin")}
+    >>> encoded = model.encode(torch.rand(2, 9, 16))
+    >>> hypotheses = JointBeamSearch(beam_size=2)({"Transformer": model, **heads}, encoded,
+    ...     torch.tensor([9, 4]))
+    >>> len(hypotheses)
+    2
+    """
+
+    def __init__(
+        self,
+        beam_size=10,
+        ctc_weight=0.4,
+        temperature=1.15,
+        max_decode_ratio=1.0,
+        lm=None,
+        lm_file=None,
+        lm_weight=0.0,
+        lm_temperature=1.15,
+    ):
+        if beam_size < 1:
+            raise InputError(f"beam_size must be at least 1, got {beam_size}")
+        if not 0 <= ctc_weight <= 1:
+            raise InputError(f"ctc_weight must be in [0, 1], got {ctc_weight}")
+        if lm_file is not None and lm is None:
+            raise InputError(f"lm_file={lm_file} needs lm, the class that it is a checkpoint of")
+        self.beam_size = beam_size
+        self.ctc_weight = ctc_weight
+        self.temperature = temperature
+        self.max_decode_ratio = max_decode_ratio
+        self.lm = lm
+        self.lm_file = lm_file
+        self.lm_weight = lm_weight
+        self.lm_temperature = lm_temperature
+        self._searcher = None
+
+    def __call__(self, modules, encoded, lengths):
+        """encoded (batch, time, d_model), lengths (batch,) in frames → list of lists of int."""
+        if self._searcher is None:
+            self._searcher = self._build(modules, encoded.device)
+        hypotheses = []
+        for frames, length in zip(encoded, lengths.tolist()):
+            found, *_ = self._searcher(
+                frames[:length].unsqueeze(0), torch.ones(1, device=encoded.device)
+            )
+            hypotheses.append(list(found[0]))
+        return hypotheses
+
+    def _build(self, modules, device):
+        scorers, weights = [], {}
+        if self.lm_file is not None:
+            lm = self.lm()
+            lm.load_state_dict(torch.load(self.lm_file, map_location="cpu"))
+            lm = lm.to(device).eval()
+            scorers.append(TransformerLMScorer(lm, temperature=self.lm_temperature))
+            weights["transformerlm"] = self.lm_weight
+        if self.ctc_weight > 0:
+            scorers.append(CTCScorer(modules["ctc_lin"], blank_index=BLANK, eos_index=EOS))
+            weights["ctc"] = self.ctc_weight
+        return S2STransformerBeamSearcher(
+            modules=[modules["Transformer"], modules["seq_lin"]],
+            temperature=self.temperature,
+            bos_index=BOS,
+            eos_index=EOS,
+            min_decode_ratio=0.0,
+            max_decode_ratio=self.max_decode_ratio,
+            beam_size=self.beam_size,
+            using_eos_threshold=False,
+            length_normalization=True,
+            scorer=ScorerBuilder(full_scorers=scorers, weights=weights) if scorers else None,
+        )

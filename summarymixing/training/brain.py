@@ -1,0 +1,240 @@
+"""The Brain that every recipe shares: front end, schedule, checkpoints, curves, scoring.
+
+A recipe's objective is a subclass with `compute_forward`, `compute_objectives` and `search`.
+"""
+
+import logging
+import os
+import time
+
+import speechbrain as sb
+import torch
+from speechbrain.utils.checkpoints import average_checkpoints
+from speechbrain.utils.distributed import if_main_process
+from torch import nn
+
+from summarymixing import metrics
+from summarymixing.errors import InputError
+from summarymixing.ops.padding import absolute_lengths
+from summarymixing.training import curves
+
+logger = logging.getLogger(__name__)
+
+
+class ASRBrain(sb.Brain):
+    """Trains a recogniser, validates it each epoch, and scores its averaged checkpoints.
+
+    Reads from hparams: `compute_features`, `lr_schedule`, `number_of_epochs`, `epoch_counter`,
+    `avg_checkpoints`, `avg_metric`, `output_folder`, `valid_search`, `test_search`,
+    and if they are there `fea_augment`, `train_logger`.
+    """
+
+    tokenizer = None  # set by the experiment
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.scores = {}
+        self.references = {}
+        self.hypotheses = {}
+        self._averaged = False
+        self._train_loss = None
+        self._started = None
+        self._seconds_before = 0.0
+
+    # What a subclass says
+
+    def search(self, encoded, lengths, stage):
+        """Token lists for encoder output (batch, time, d_model) and lengths (batch,)."""
+        raise NotImplementedError
+
+    # From audio to the encoder's input
+
+    def front_end(self, batch, stage):
+        """Audio to the encoder's input: (batch, time, ...), and lengths (batch,) in frames."""
+        wavs, fractions = batch.sig
+        features, lengths = self.hparams.compute_features(
+            wavs, absolute_lengths(fractions, wavs.shape[1])
+        )
+        # SpeechBrain's normalisation counts frames below fraction x time: half a frame less than
+        # the length is counted exactly, where the length itself may gain a frame by rounding.
+        epoch = self.hparams.epoch_counter.current
+        features = self.modules.normalize(
+            features, (lengths - 0.5) / features.shape[1], epoch=epoch
+        )
+        augment = getattr(self.hparams, "fea_augment", None)
+        if stage == sb.Stage.TRAIN and augment is not None:
+            features, _ = augment(features, lengths / features.shape[1])
+        return self.modules.CNN(features, lengths)
+
+    def raw(self, name):
+        """A module without its distributed wrapper."""
+        return getattr(self.modules[name], "module", self.modules[name])
+
+    # Training loop
+
+    def make_dataloader(self, dataset, stage, **kwargs):
+        """As SpeechBrain's, but a batch sampler is told the epoch, so that it reshuffles."""
+        sampler = kwargs.get("batch_sampler")
+        loader = super().make_dataloader(dataset, stage, **kwargs)
+        if stage == sb.Stage.TRAIN and self.train_sampler is None:
+            self.train_sampler = sampler
+        return loader
+
+    def on_fit_start(self):
+        super().on_fit_start()
+        self._started = time.time()
+        done = [row["seconds"] for row in self._curve() if row["seconds"]]
+        self._seconds_before = done[-1] if done else 0.0
+
+    def on_fit_batch_start(self, batch, should_step):
+        if should_step:
+            rate = self.hparams.lr_schedule(self.optimizer_step + 1, self._progress())
+            for group in self.optimizer.param_groups:
+                group["lr"] = rate
+
+    def _progress(self):
+        epochs = self.hparams.number_of_epochs
+        batches = len(self.train_sampler) if self.train_sampler is not None else self.step
+        within = min(self.step / batches, 1.0)
+        return min((self.hparams.epoch_counter.current - 1 + within) / epochs, 1.0)
+
+    def on_stage_start(self, stage, epoch=None):
+        self._correct = self._predicted = 0
+        self.references, self.hypotheses = {}, {}
+
+    def count_accuracy(self, log_probabilities, targets, lengths):
+        """Adds to the share of tokens predicted right with teacher forcing."""
+        valid = torch.arange(targets.shape[1], device=targets.device) < lengths.unsqueeze(1)
+        self._correct += ((log_probabilities.argmax(-1) == targets) & valid).sum().item()
+        self._predicted += valid.sum().item()
+
+    def count_words(self, batch, encoded, lengths, stage):
+        """Searches a batch and keeps its hypotheses beside the references."""
+        found = self.search(encoded, lengths, stage)
+        self.references |= dict(zip(batch.id, batch.wrd))
+        self.hypotheses |= {i: self.tokenizer.decode(ids) for i, ids in zip(batch.id, found)}
+
+    def on_stage_end(self, stage, stage_loss, epoch=None):
+        if stage == sb.Stage.TRAIN:
+            self._train_loss = stage_loss
+        elif stage == sb.Stage.VALID:
+            self._end_epoch(epoch, stage_loss)
+
+    def _end_epoch(self, epoch, valid_loss):
+        accuracy = self._correct / max(self._predicted, 1)
+        wer = None
+        if self.hypotheses:
+            wer = metrics.score(self.references, self.hypotheses).wer
+        seconds = self._seconds_before + time.time() - self._started
+        values = {
+            "step": self.optimizer_step,
+            "seconds": seconds,
+            "lr": self.optimizer.param_groups[0]["lr"],
+            "train_loss": self._train_loss,
+            "valid_loss": valid_loss,
+            "valid_accuracy": accuracy,
+            "valid_wer": wer,
+        }
+        if if_main_process():
+            curves.append(self._curve_file(), epoch, **values)
+            curves.draw(self._curve_file(), os.path.join(self.hparams.output_folder, "curve.png"))
+            self._log_epoch(epoch, values)
+        meta = {"ACC": accuracy, "loss": valid_loss, "epoch": epoch}
+        if wer is not None:
+            meta["WER"] = wer
+        metric = self.hparams.avg_metric
+        higher_is_better = metric in ("ACC", "epoch")
+        self.checkpointer.save_and_keep_only(
+            meta=meta,
+            num_to_keep=self.hparams.avg_checkpoints,
+            max_keys=[metric] if higher_is_better else [],
+            min_keys=[] if higher_is_better else [metric],
+            importance_keys=[],  # SpeechBrain's default is one list that grows with every save
+            verbosity=logging.DEBUG,
+        )
+
+    def _log_epoch(self, epoch, values):
+        epochs = self.hparams.number_of_epochs
+        elapsed = values["seconds"]
+        left = elapsed / epoch * (epochs - epoch)
+        wer = "" if values["valid_wer"] is None else f", WER {values['valid_wer']:.2f} %"
+        logger.info(
+            "epoch %d/%d: train loss %.3f, valid loss %.3f, accuracy %.3f%s; %.1f min, %.1f to go",
+            epoch,
+            epochs,
+            values["train_loss"],
+            values["valid_loss"],
+            values["valid_accuracy"],
+            wer,
+            elapsed / 60,
+            left / 60,
+        )
+        train_logger = getattr(self.hparams, "train_logger", None)
+        if train_logger is not None:
+            stats = {k: v for k, v in values.items() if v is not None and k != "step"}
+            train_logger.log_stats(
+                {"epoch": epoch},
+                train_stats={"loss": stats.pop("train_loss"), "lr": stats.pop("lr")},
+                valid_stats=stats,
+            )
+
+    def _curve_file(self):
+        return os.path.join(self.hparams.output_folder, "curve.csv")
+
+    def _curve(self):
+        return curves.read(self._curve_file()) if os.path.exists(self._curve_file()) else []
+
+    @property
+    def train_seconds(self):
+        """Seconds spent training and validating, in all runs of this experiment."""
+        rows = self._curve()
+        return rows[-1]["seconds"] if rows else 0.0
+
+    # Evaluation
+
+    def on_evaluate_start(self, max_key=None, min_key=None):
+        """Loads the average of the best checkpoints, strictly, once for all test sets."""
+        if self._averaged:
+            return
+        metric = self.hparams.avg_metric
+        key = "max_key" if metric in ("ACC", "epoch") else "min_key"
+        checkpoints = self.checkpointer.find_checkpoints(
+            **{key: metric}, max_num_checkpoints=self.hparams.avg_checkpoints
+        )
+        if not checkpoints:
+            raise InputError(
+                f"no checkpoint with {metric} in {self.checkpointer.checkpoints_dir}: "
+                "train first, without --test_only"
+            )
+        self.checkpointer.load_checkpoint(checkpoints[0])
+        model = self.checkpointer.recoverables["model"]
+        model.load_state_dict(average_checkpoints(checkpoints, "model"), strict=True)
+        logger.info("testing the average of %d checkpoints (best %s)", len(checkpoints), metric)
+        self._averaged = True
+
+    def score(self, name, dataset, loader_kwargs):
+        """Decodes a test set; its scores, and an alignment report beside the results.
+
+        Arguments
+        ---------
+        name : str
+            Of the test set.
+        dataset : DynamicItemDataset
+        loader_kwargs : dict
+
+        Returns
+        -------
+        summarymixing.metrics.Scores
+        """
+        self.evaluate(dataset, test_loader_kwargs=loader_kwargs)
+        self.scores[name] = metrics.score(self.references, self.hypotheses)
+        if if_main_process():
+            report = os.path.join(self.hparams.output_folder, f"alignments_{name}.txt")
+            with open(report, "w", encoding="utf-8") as file:
+                file.write(metrics.alignment_report(self.references, self.hypotheses))
+        return self.scores[name]
+
+
+def recoverable_model(modules):
+    """All modules with parameters, as the one entry "model" of a checkpoint."""
+    return nn.ModuleDict({k: v for k, v in modules.items() if any(True for _ in v.parameters())})

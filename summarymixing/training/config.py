@@ -1,0 +1,151 @@
+"""Loading a recipe's YAML, with every mistake in it said in one line."""
+
+import difflib
+import os
+import re
+
+import ruamel.yaml
+from hyperpyyaml import load_hyperpyyaml, resolve_references
+
+from summarymixing.errors import InputError
+
+# What a run cannot change and still continue an earlier one in the same folder.
+IDENTITY = ("seed", "token_type", "output_neurons", "model", "prepare")
+
+
+def load(path, overrides=""):
+    """The hyperparameters of a recipe, every module built.
+
+    Arguments
+    ---------
+    path : str
+        A HyperPyYAML file.
+    overrides : str or dict
+        YAML that replaces values of the file, as SpeechBrain makes it from the command line.
+
+    Returns
+    -------
+    dict
+
+    Raises
+    ------
+    InputError
+        For a missing or malformed file, an unknown key in the overrides or in what is handed to an
+        included fragment, a value that is required and missing, a class that does not exist or
+        refuses its arguments.
+
+    Example
+    -------
+    >>> import tempfile
+    >>> with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
+    ...     _ = file.write("width: 4\\ncopy: !ref <width>\\n")
+    ...     file.flush()
+    ...     load(file.name, "width: 8")
+    {'width': 8, 'copy': 8}
+    """
+    overrides = _overrides(overrides)
+    _check_keys(path, overrides)
+    try:
+        with open(path, encoding="utf-8") as file:
+            return load_hyperpyyaml(file, overrides)
+    except Exception as error:  # YAML runs constructors of any kind: whatever fails is the user's
+        raise InputError(f"{path}: {_explain(error)}") from error
+
+
+def check_same_experiment(path, overrides, output_folder):
+    """Raises InputError if `output_folder` holds a run of another model, seed, text or corpus.
+
+    Example
+    -------
+    >>> check_same_experiment("any.yaml", "", "a/folder/that/is/not/there")
+    """
+    saved = os.path.join(output_folder, "hyperparams.yaml")
+    if not os.path.exists(saved):
+        return
+    with open(saved, encoding="utf-8") as file:
+        before = _flat(ruamel.yaml.YAML().load(file))
+    with open(path, encoding="utf-8") as file:
+        now = _flat(ruamel.yaml.YAML().load(resolve_references(file, _overrides(overrides))))
+    for key in sorted(before.keys() | now.keys()):
+        if before.get(key) != now.get(key):
+            raise InputError(
+                f"output_folder {output_folder} holds a different experiment: {key} was "
+                f"{before.get(key)} and is {now.get(key)} now; choose another --output_folder"
+            )
+
+
+def _flat(tree, prefix=""):
+    """The identity of an experiment as {"model.d_model": "256", ...}."""
+    found = {}
+    for key, value in tree.items():
+        name = f"{prefix}{key}"
+        if not prefix and key not in IDENTITY:
+            continue
+        tag = getattr(getattr(value, "tag", None), "value", None)
+        if name == "prepare":  # which corpus; it may have moved to another folder
+            found[name] = tag
+        elif isinstance(value, dict):
+            found[name] = tag
+            found |= _flat(value, f"{name}.")
+        else:
+            found[name] = str(value)
+    return found
+
+
+def _overrides(overrides):
+    if isinstance(overrides, str):
+        try:
+            overrides = ruamel.yaml.YAML(typ="safe", pure=True).load(overrides) or {}
+        except ruamel.yaml.error.YAMLError as error:
+            raise InputError(f"command line: {_explain(error)}") from error
+    return overrides
+
+
+def _compose(path):
+    try:
+        with open(path, encoding="utf-8") as file:
+            node = ruamel.yaml.YAML().compose(file)
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}; give the YAML file of a recipe") from error
+    except ruamel.yaml.error.YAMLError as error:
+        raise InputError(f"{path}: {_explain(error)}") from error
+    if not isinstance(node, ruamel.yaml.nodes.MappingNode):
+        raise InputError(f"{path}: not a YAML mapping of hyperparameters")
+    return {key.value: value for key, value in node.value}
+
+
+def _check_keys(path, overrides):
+    """HyperPyYAML takes any key for a nested override: here it must stand in the fragment."""
+    top = _compose(path)
+    _must_know(overrides, top, "command line", path)
+    for key, node in top.items():
+        tag = str(node.tag or "")
+        if not tag.startswith("!include:"):
+            continue
+        fragment = os.path.join(os.path.dirname(os.path.abspath(path)), tag[len("!include:") :])
+        known = _compose(os.path.normpath(fragment))
+        if isinstance(node, ruamel.yaml.nodes.MappingNode):
+            _must_know([k.value for k, _ in node.value], known, f"{path}: {key}", fragment)
+        if isinstance(overrides.get(key), dict):
+            _must_know(overrides[key], known, f"command line: {key}", fragment)
+
+
+def _must_know(keys, known, where, path):
+    for key in keys:
+        if key not in known:
+            close = difflib.get_close_matches(key, known, 1)
+            hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(known)}"
+            raise InputError(f"{where}: no key {key!r} in {os.path.relpath(path)}; {hint}")
+
+
+def _explain(error):
+    """What an exception of the loading says, on one line."""
+    text = " ".join(str(part) for part in error.args) or str(error)
+    if isinstance(error, ruamel.yaml.error.MarkedYAMLError):
+        text = str(error)
+    missing = re.search(r"'(\w+)' is a !PLACEHOLDER", text)
+    if missing:
+        return f"{missing[1]} is required: give --{missing[1]}=…"
+    if isinstance(error, (InputError, ImportError, FileNotFoundError)):
+        return " ".join(str(error).split())
+    return f"{type(error).__name__}: " + " ".join(text.split())

@@ -1,0 +1,239 @@
+"""The learning curve of a run: one row an epoch in `curve.csv`, and a picture of it."""
+
+import csv
+import math
+import os
+from io import BytesIO, StringIO
+from pathlib import Path
+
+from summarymixing.errors import InputError
+from summarymixing.training.results import write_atomically
+
+COLUMNS = (
+    "epoch",
+    "step",
+    "seconds",
+    "lr",
+    "train_loss",
+    "valid_loss",
+    "valid_accuracy",
+    "valid_wer",
+)
+
+# Above this ratio of worst to best WER, a linear axis flattens the end, which is what matters.
+_LOG_ABOVE = 8
+
+_TRAIN, _VALID, _RATE = "#4477AA", "#CC3311", "#999999"
+
+
+def append(path: str | os.PathLike, epoch: int, **values: float | None) -> None:
+    """Add the row of an epoch.
+
+    A run that resumes repeats epochs it had already logged: the rows from `epoch` on are replaced.
+
+    Parameters
+    ----------
+    path : path
+        The CSV file, made when missing.
+    epoch : int
+    **values : float or None
+        The other columns, `COLUMNS` or more; None or left out where not measured. `valid_accuracy`
+        is a share of 1, `valid_wer` is in percent.
+
+    Raises
+    ------
+    InputError
+        If the file is there and is not such a curve.
+
+    Example
+    -------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     append(f"{folder}/curve.csv", 1, train_loss=3.5)
+    ...     append(f"{folder}/curve.csv", 2, train_loss=2.5, valid_wer=80)
+    ...     [(row["epoch"], row["valid_wer"]) for row in read(f"{folder}/curve.csv")]
+    [(1, None), (2, 80.0)]
+    """
+    earlier = read(path) if Path(path).exists() else []
+    rows = [row for row in earlier if row["epoch"] < epoch]
+    rows.append({"epoch": int(epoch)} | values)
+    names = list(dict.fromkeys([*COLUMNS, *(name for row in rows for name in row)]))
+    text = StringIO()
+    writer = csv.DictWriter(text, names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({name: _cell(value) for name, value in row.items()} for row in rows)
+    write_atomically(path, text.getvalue().encode())
+
+
+def read(path: str | os.PathLike) -> list[dict]:
+    """Rows of a curve, oldest first: column to number, or None where there is none.
+
+    Raises
+    ------
+    InputError
+        If there is no such file, it has no `epoch` column, or a value is not a number.
+
+    Example
+    -------
+    >>> read("nowhere.csv")
+    Traceback (most recent call last):
+    summarymixing.errors.InputError: learning curve nowhere.csv: no such file
+    """
+    if not Path(path).is_file():
+        raise InputError(f"learning curve {path}: no such file")
+    with open(path, newline="", encoding="utf-8") as file:
+        reader = csv.DictReader(file)
+        if "epoch" not in (reader.fieldnames or []):
+            raise InputError(f"learning curve {path}: the first line must name an epoch column")
+        rows = []
+        for row in reader:
+            where = f"learning curve {path}, line {reader.line_num}"
+            if None in row or None in row.values():
+                raise InputError(f"{where}: must have {len(reader.fieldnames)} values")
+            try:
+                row = {name: float(value) if value else None for name, value in row.items()}
+                rows.append(row | {"epoch": int(row["epoch"])})
+            except (TypeError, ValueError, OverflowError) as error:
+                raise InputError(f"{where}: every value must be a number, or empty") from error
+    return rows
+
+
+def draw(
+    source: str | os.PathLike | list[dict],
+    png_path: str | os.PathLike,
+    title: str | None = None,
+) -> None:
+    """Draw the losses, and the WER with the learning rate, over the epochs.
+
+    Without any WER the lower panel shows the validation accuracy instead.
+
+    Parameters
+    ----------
+    source : path or list of dict
+        A CSV file, or rows as `read` returns them.
+    png_path : path
+    title : str, optional
+        Name of the experiment; by default of the folder that the picture is in.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read, or there is no row.
+
+    Example
+    -------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     draw([{"epoch": 1, "train_loss": 2.0}], f"{folder}/curve.png")
+    ...     Path(folder, "curve.png").stat().st_size > 1000
+    True
+    """
+    # Slow to import, and needed once a run at most. The figure is made without pyplot, which would
+    # choose a backend for the whole process.
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    rows = source if isinstance(source, list) else read(source)
+    if not rows:
+        raise InputError("learning curve: there is no epoch to draw")
+
+    figure = Figure(figsize=(7, 6), dpi=150, layout="constrained", facecolor="white")
+    upper, lower = figure.subplots(2, 1, sharex=True)
+    upper.set_title(title or Path(png_path).resolve().parent.name)
+    _draw_losses(upper, rows)
+    _draw_quality(lower, rows)
+    _draw_rate(lower, rows)
+    lower.set_xlabel("epoch")
+    lower.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1, steps=[1, 2, 5, 10]))
+    for axes in (upper, lower):
+        axes.grid(True, which="major", color="#E5E5E5", linewidth=0.8)
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
+
+    image = BytesIO()
+    figure.savefig(image, format="png")
+    write_atomically(png_path, image.getvalue())
+
+
+def _draw_losses(axes, rows):
+    axes.set_ylabel("loss")
+    for column, name, color in (("train_loss", "train", _TRAIN), ("valid_loss", "valid", _VALID)):
+        epochs, values = _known(rows, column)
+        if values:
+            axes.plot(epochs, values, label=name, color=color, **_style(values))
+    if axes.lines:
+        axes.legend(frameon=False)
+
+
+def _draw_quality(axes, rows):
+    epochs, values = _known(rows, "valid_wer")
+    if not values:
+        epochs, values = _known(rows, "valid_accuracy")
+        axes.set_ylabel("validation accuracy (%)")
+        axes.plot(epochs, [100 * value for value in values], color=_VALID, **_style(values))
+        return
+    axes.set_ylabel("validation WER (%)")
+    axes.plot(epochs, values, color=_VALID, **_style(values))
+    best = min(values)
+    if best > 0 and max(values) > _LOG_ABOVE * best:
+        _log_percent(axes, best, max(values))
+    else:
+        axes.set_ylim(0, 1.08 * max(values) or 1)
+    epoch = epochs[values.index(best)]
+    # A box over the curve's own corner would hide it: the number goes above the panel.
+    axes.plot([epoch], [best], "o", markersize=8, markerfacecolor="none", color=_VALID)
+    axes.set_title(f"best WER {best:.2f} % (epoch {epoch})", loc="left", fontsize=9, color=_VALID)
+
+
+def _log_percent(axes, low, high):
+    from matplotlib.ticker import FixedLocator, NullLocator, StrMethodFormatter
+
+    axes.set_yscale("log")
+    axes.set_ylim(low / 1.25, high * 1.25)
+    # 1, 2, 5 times powers of ten, written out: people read percents, not exponents.
+    powers = range(math.floor(math.log10(low)) - 1, math.ceil(math.log10(high)) + 1)
+    ticks = [digit * 10.0**power for power in powers for digit in (1, 2, 5)]
+    axes.yaxis.set_major_locator(FixedLocator(ticks))
+    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.yaxis.set_minor_locator(NullLocator())
+
+
+def _draw_rate(axes, rows):
+    epochs, values = _known(rows, "lr")
+    if not values:
+        return
+    twin = axes.twinx()
+    twin.plot(epochs, values, color=_RATE, linewidth=0.9, linestyle="--")
+    twin.set_ylabel("learning rate", color=_RATE, fontsize=8)
+    twin.tick_params(axis="y", colors=_RATE, labelsize=7)
+    twin.ticklabel_format(axis="y", style="sci", scilimits=(-2, 2), useMathText=True)
+    twin.yaxis.get_offset_text().set(color=_RATE, fontsize=7)
+    twin.set_ylim(0, 1.1 * max(values) or 1)
+    for side, spine in twin.spines.items():
+        spine.set_visible(side == "right")
+        spine.set_color(_RATE)
+    # The WER stays in front of it.
+    axes.set_zorder(twin.get_zorder() + 1)
+    axes.patch.set_visible(False)
+
+
+def _known(rows, column):
+    """Epochs and values of the rows that have a finite number in a column."""
+    known = [
+        (row["epoch"], float(row[column]))
+        for row in rows
+        if row.get(column) is not None and math.isfinite(row[column])
+    ]
+    return [epoch for epoch, _ in known], [value for _, value in known]
+
+
+def _style(values):
+    # Markers show where a sparse curve was measured, and hide a dense one.
+    return {"linewidth": 1.6, "marker": "o" if len(values) <= 40 else None, "markersize": 3.5}
+
+
+def _cell(value):
+    if value is None:
+        return ""
+    value = value.item() if hasattr(value, "item") else value
+    return f"{value:.8g}" if isinstance(value, float) else value

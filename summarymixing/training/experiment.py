@@ -1,0 +1,173 @@
+"""The one main(): from a recipe's YAML to results.json."""
+
+import logging
+import os
+import sys
+
+import speechbrain as sb
+import torch
+from speechbrain.utils.checkpoints import Checkpointer
+from speechbrain.utils.distributed import ddp_barrier, ddp_init_group, if_main_process, run_on_main
+
+from summarymixing.dataio import tokenizer as tokenizers
+from summarymixing.errors import InputError
+from summarymixing.training import config, data, results
+from summarymixing.training.brain import recoverable_model
+
+logger = logging.getLogger(__name__)
+
+
+def main(brain_class, argv=None):
+    """Runs an experiment from the command line: `train.py RECIPE.yaml --key=value …`.
+
+    Prepares the data, trains the tokenizer if none is given, trains or resumes, decodes the
+    validation and test sets with the averaged checkpoints, and writes `results.json` into the
+    output folder. A mistake of the user's is one line on the standard error and exit status 2.
+
+    Arguments
+    ---------
+    brain_class : type
+        A subclass of `summarymixing.training.brain.ASRBrain`.
+    argv : list of str, optional
+        The command line without the program's name.
+    """
+    try:
+        run(brain_class, sys.argv[1:] if argv is None else argv)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def run(brain_class, argv):
+    """As `main`, with `InputError` raised; returns the content of `results.json`."""
+    hparams_file, run_opts, overrides = sb.parse_arguments(argv)
+    ddp_init_group(run_opts)
+    hparams = config.load(hparams_file, overrides)
+    folder = hparams["output_folder"]
+    config.check_same_experiment(hparams_file, overrides, folder)
+    sb.create_experiment_directory(
+        experiment_directory=folder,
+        hyperparams_to_save=hparams_file,
+        overrides=overrides,
+    )
+    # SpeechBrain logs an uncaught exception instead of showing it; ours are meant to be seen.
+    sys.excepthook = sys.__excepthook__
+    if hparams.get("threads"):
+        torch.set_num_threads(hparams["threads"])
+
+    run_on_main(data.prepare, args=[hparams])
+    manifests = data.prepare(hparams)
+    train_rows = data.read_manifest(manifests["train"])
+    tokenizer = _tokenizer(hparams, train_rows)
+
+    brain = _brain(brain_class, hparams, run_opts, tokenizer)
+    train_rows = data.trainable(
+        train_rows,
+        tokenizer,
+        _frames(hparams),
+        os.path.join(folder, "left_out_of_training.csv"),
+        hparams.get("max_seconds"),
+    )
+    rate = hparams["sample_rate"]
+    tests = {
+        name: data.dataset(data.read_manifest(path, longest_first=True), tokenizer, rate)
+        for name, path in manifests.items()
+        if name != "train"
+    }
+    valid_loader = {
+        "batch_size": hparams["valid_batch_size"],
+        "num_workers": min(hparams["num_workers"], 1),
+    }
+    brain.fit(
+        hparams["epoch_counter"],
+        data.dataset(train_rows, tokenizer, rate, hparams.get("speed_perturb")),
+        tests["valid"],
+        train_loader_kwargs=data.train_loader(
+            train_rows,
+            hparams["batch_seconds"],
+            hparams["max_batch_utterances"],
+            hparams["num_buckets"],
+            hparams["num_workers"],
+            hparams["seed"],
+        ),
+        valid_loader_kwargs=dict(valid_loader),
+    )
+    for name, dataset in tests.items():
+        brain.score(name, dataset, dict(valid_loader))
+    return _finish(brain, hparams)
+
+
+def _tokenizer(hparams, train_rows):
+    given = hparams.get("tokenizer_file")
+    path = given or os.path.join(hparams["output_folder"], "tokenizer.model")
+    if given:
+        tokenizer = tokenizers.load(given)
+    else:
+        arguments = {
+            "path": path,
+            "texts": lambda: [row["wrd"] for row in train_rows],
+            "vocab_size": hparams["output_neurons"],
+            "model_type": hparams["token_type"],
+        }
+        run_on_main(tokenizers.train_or_load, kwargs=arguments)
+        tokenizer = tokenizers.load(path)
+    tokenizers.check_fits(tokenizer, hparams["output_neurons"], path)
+    return tokenizer
+
+
+def _brain(brain_class, hparams, run_opts, tokenizer):
+    modules = hparams["model"]["modules"]
+    checkpointer = Checkpointer(
+        os.path.join(hparams["output_folder"], "save"),
+        recoverables={
+            "model": recoverable_model(modules),
+            "normalizer": modules["normalize"],
+            "counter": hparams["epoch_counter"],
+        },
+    )
+    brain = brain_class(
+        modules=modules,
+        opt_class=hparams["opt_class"],
+        hparams=hparams,
+        run_opts=run_opts,
+        checkpointer=checkpointer,
+    )
+    brain.tokenizer = tokenizer
+    return brain
+
+
+def _frames(hparams):
+    """Seconds of audio → encoder frames, at the fastest speed that training may play them."""
+    features, cnn = hparams["compute_features"], hparams["model"]["modules"]["CNN"]
+    perturb = hparams.get("speed_perturb")
+    fastest = max(perturb.speeds) / 100 if perturb is not None else 1.0
+
+    def frames(seconds):
+        samples = int(seconds * hparams["sample_rate"] / fastest)
+        return cnn.frames(features.frames(samples))
+
+    return frames
+
+
+def _finish(brain, hparams):
+    folder = hparams["output_folder"]
+    if not if_main_process():
+        ddp_barrier()
+        return None
+    content = results.write_results(
+        os.path.join(folder, "results.json"),
+        brain.scores,
+        params=sum(p.numel() for p in brain.modules.parameters()),
+        train_seconds=brain.train_seconds,
+        epochs=hparams["epoch_counter"].current,
+        seed=hparams["seed"],
+        device=str(brain.device),
+    )
+    last = list(brain.scores)[-1]
+    print(f"\n{results.table(content)}\n")
+    print(f"Examples from {last}:\n{results.examples(brain.references, brain.hypotheses)}\n")
+    print(f"Learning curve:  {os.path.join(folder, 'curve.png')}")
+    print(f"Alignments:      {os.path.join(folder, f'alignments_{last}.txt')}")
+    print(f"Results:         {os.path.join(folder, 'results.json')}")
+    ddp_barrier()
+    return content

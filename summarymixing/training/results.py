@@ -1,0 +1,235 @@
+"""What a finished run leaves behind for people and scripts: `results.json` and its table."""
+
+import importlib.metadata
+import json
+import math
+import os
+import platform
+import resource
+import shlex
+import sys
+from pathlib import Path
+
+import torch
+
+from summarymixing.metrics import Scores, score
+
+# In this order in the file; a run that does not know one leaves it null.
+FACTS = (
+    "params",
+    "train_seconds",
+    "epochs",
+    "peak_memory_bytes",
+    "seed",
+    "versions",
+    "command",
+    "device",
+    "threads",
+)
+SCORES = ("wer", "cer", "substitutions", "deletions", "insertions", "words", "utterances")
+PACKAGES = (
+    "torchaudio",
+    "speechbrain",
+    "summarymixing",
+    "sentencepiece",
+    "jiwer",
+    "numpy",
+)
+
+
+def write_results(path: str | os.PathLike, tests: dict[str, Scores], **facts) -> dict:
+    """Write the results of a run, whole or not at all.
+
+    Parameters
+    ----------
+    path : path
+        The JSON file; its folder is made when missing.
+    tests : dict[str, Scores]
+        Test set to scores.
+    **facts
+        `params`, `train_seconds`, `epochs`, `seed`, `device` and anything else worth keeping.
+        `versions`, `command`, `peak_memory_bytes` and `threads` are found out when not given.
+
+    Returns
+    -------
+    dict
+        What was written. JSON has no nan: such a rate becomes None.
+
+    Example
+    -------
+    >>> import tempfile
+    >>> scores = score({"a": "one two"}, {"a": "one"})
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     results = write_results(f"{folder}/results.json", {"test": scores}, params=1000, seed=1)
+    >>> results["tests"]["test"]["wer"], results["params"], results["epochs"]
+    (50.0, 1000, None)
+    """
+    found = {
+        "peak_memory_bytes": peak_memory_bytes(),
+        "versions": versions(),
+        "command": command(),
+        "threads": torch.get_num_threads(),
+    }
+    results = {
+        "tests": {
+            name: {key: getattr(scores, key) for key in SCORES} for name, scores in tests.items()
+        }
+    }
+    results |= dict.fromkeys(FACTS) | found | facts
+    results = _plain(results)
+    write_atomically(path, (json.dumps(results, indent=2, ensure_ascii=False) + "\n").encode())
+    return results
+
+
+def write_atomically(path: str | os.PathLike, content: bytes) -> None:
+    """Write a file so that a reader, or a killed run, never meets half of it.
+
+    Example
+    -------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_atomically(f"{folder}/new/file", b"text")
+    ...     Path(folder, "new", "file").read_text()
+    'text'
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        partial.write_bytes(content)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def versions() -> dict[str, str | None]:
+    """Versions of Python and of the packages a result depends on; None for one not installed.
+
+    Example
+    -------
+    >>> versions()["python"] == platform.python_version()
+    True
+    """
+    found = {"python": platform.python_version(), "torch": str(torch.__version__)}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = None
+    return found
+
+
+def command() -> str:
+    """The command line of this process, quoted so that a shell runs the same again.
+
+    Environment variables, and a launcher such as torchrun, are not part of it.
+
+    Example
+    -------
+    >>> shlex.split(command()) == sys.orig_argv
+    True
+    """
+    return shlex.join(sys.orig_argv)
+
+
+def peak_memory_bytes() -> int:
+    """Most memory held so far: tensors on the GPU if one was used, else the resident process.
+
+    The two are not comparable: the second holds Python and its libraries, too.
+
+    Example
+    -------
+    >>> peak_memory_bytes() > 10e6
+    True
+    """
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        devices = range(torch.cuda.device_count())
+        peak = max(torch.cuda.max_memory_allocated(device) for device in devices)
+        if peak > 0:
+            return peak
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # Kibibytes on Linux, bytes on macOS.
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def table(results: dict) -> str:
+    """A results dictionary as lines for a terminal, one a test set.
+
+    Parameters
+    ----------
+    results : dict
+        As `write_results` returns it, or as read from its file.
+
+    Returns
+    -------
+    str
+        Several lines, without a newline at the end. Units are in the titles; GB are 10^9 bytes.
+        What is not known is a dash.
+
+    Example
+    -------
+    >>> print(table({"tests": {"test": {"wer": 7.5, "cer": 3.25}}, "params": 12e6}))
+    test  WER %  CER %  params M  minutes  peak GB
+    test   7.50   3.25      12.0        -        -
+    """
+    shared = [
+        _number(results.get("params"), 1e6, 1),
+        _number(results.get("train_seconds"), 60, 1),
+        _number(results.get("peak_memory_bytes"), 1e9, 2),
+    ]
+    rows = [["test", "WER %", "CER %", "params M", "minutes", "peak GB"]]
+    for name, scores in results["tests"].items():
+        rates = [_number(scores.get(key), 1, 2) for key in ("wer", "cer")]
+        rows.append([name, *rates, *shared])
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    lines = []
+    for name, *cells in rows:
+        cells = [cell.rjust(width) for cell, width in zip(cells, widths[1:])]
+        lines.append("  ".join([name.ljust(widths[0]), *cells]))
+    return "\n".join(lines)
+
+
+def examples(references: dict[str, str], hypotheses: dict[str, str], n: int = 3) -> str:
+    """A few references above their hypotheses, spread evenly over the sorted ids.
+
+    Sorted ids put a speaker's utterances together, so that the first few would be of one speaker.
+
+    Raises
+    ------
+    InputError
+        If the ids differ or there is none.
+
+    Example
+    -------
+    >>> print(examples({"a": "one two"}, {"a": "one too"}))
+    a: WER 50.0 %
+      REF: one two
+      HYP: one too
+    """
+    score(references, hypotheses)  # for its checks
+    ids = sorted(references)
+    n = min(n, len(ids))
+    lines = []
+    for i in (ids[k * len(ids) // n] for k in range(n)):
+        rate = score({i: references[i]}, {i: hypotheses[i]}).wer
+        shown = "no reference words" if math.isnan(rate) else f"WER {rate:.1f} %"
+        for line in (f"{i}: {shown}", f"  REF: {references[i]}", f"  HYP: {hypotheses[i]}"):
+            lines.append(line.rstrip())
+    return "\n".join(lines)
+
+
+def _number(value, unit, digits):
+    return "-" if value is None or math.isnan(value) else f"{value / unit:.{digits}f}"
+
+
+def _plain(value):
+    """What JSON can hold: numbers out of arrays and tensors, None for nan, text for the rest."""
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if hasattr(value, "item"):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)

@@ -1,0 +1,60 @@
+"""CTC + attention: the objective of the paper's offline recipes."""
+
+import speechbrain as sb
+import torch
+from speechbrain.nnet.losses import ctc_loss, kldiv_loss
+
+from summarymixing.decoding.searches import BLANK
+from summarymixing.ops.padding import absolute_lengths
+from summarymixing.training.brain import ASRBrain
+
+
+class CTCAttentionBrain(ASRBrain):
+    """loss = ctc_weight x CTC + (1 - ctc_weight) x cross-entropy of the decoder.
+
+    Reads from hparams, besides what `ASRBrain` reads: `ctc_weight`, `label_smoothing`; modules:
+    `normalize`, `CNN`, `Transformer`, `ctc_lin`, `seq_lin`.
+    """
+
+    def compute_forward(self, batch, stage):
+        """Encoder output, its lengths in frames, and log probabilities of both heads."""
+        batch = batch.to(self.device)
+        frames, lengths = self.front_end(batch, stage)
+        encoded, decoded = self.modules.Transformer(
+            frames, batch.tokens_bos.data, lengths, pad_idx=BLANK
+        )
+        ctc = self.modules.ctc_lin(encoded).float().log_softmax(-1)
+        attention = self.modules.seq_lin(decoded).float().log_softmax(-1)
+        if stage != sb.Stage.TRAIN:
+            self.count_words(batch, encoded, lengths, stage)
+        return ctc, attention, lengths
+
+    def compute_objectives(self, predictions, batch, stage):
+        """The joint loss, each part a sum over tokens and a mean over utterances."""
+        ctc, attention, lengths = predictions
+        tokens, token_fractions = batch.tokens
+        tokens_eos, eos_fractions = batch.tokens_eos
+        loss_ctc = ctc_loss(
+            ctc, tokens, lengths / ctc.shape[1], token_fractions, BLANK, reduction="batchmean"
+        )
+        loss_attention = kldiv_loss(
+            attention,
+            tokens_eos,
+            length=eos_fractions,
+            label_smoothing=self.hparams.label_smoothing,
+            reduction="batchmean",
+        )
+        if stage != sb.Stage.TRAIN:
+            ends = absolute_lengths(eos_fractions, tokens_eos.shape[1])
+            self.count_accuracy(attention, tokens_eos, ends)
+        weight = self.hparams.ctc_weight
+        return weight * loss_ctc + (1 - weight) * loss_attention
+
+    @torch.no_grad()
+    def search(self, encoded, lengths, stage):
+        """Valid or test search of hparams over the modules."""
+        search = (
+            self.hparams.valid_search if stage == sb.Stage.VALID else self.hparams.test_search
+        )
+        modules = {name: self.raw(name) for name in ("Transformer", "ctc_lin", "seq_lin")}
+        return search(modules, encoded.float(), lengths)

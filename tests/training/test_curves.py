@@ -1,0 +1,162 @@
+"""The learning curve's file, and its picture."""
+
+import math
+import sys
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.figure import Figure
+
+from summarymixing.errors import InputError
+from summarymixing.training.curves import COLUMNS, append, draw, read
+
+
+def run(epochs=30, wer=True):
+    rows = []
+    for epoch in range(1, epochs + 1):
+        row = {"epoch": epoch, "train_loss": 80 / epoch, "valid_loss": 90 / epoch, "lr": 1e-3}
+        row["valid_accuracy"] = 1 - 0.9 / epoch
+        if wer and epoch % 2 == 0:
+            row["valid_wer"] = 100 / epoch
+        rows.append(row)
+    return rows
+
+
+@pytest.fixture
+def figures(monkeypatch):
+    """Every figure that is saved meanwhile."""
+    seen = []
+    original = Figure.savefig
+
+    def savefig(self, *args, **kwargs):
+        seen.append(self)
+        return original(self, *args, **kwargs)
+
+    monkeypatch.setattr(Figure, "savefig", savefig)
+    return seen
+
+
+def test_rows_come_back(tmp_path):
+    path = tmp_path / "run" / "curve.csv"
+    append(path, 1, step=100, seconds=12.5, lr=1.23456789e-5, train_loss=3.25)
+    append(path, 2, step=200, seconds=25, valid_wer=np.float32(50), valid_loss=torch.tensor(0.5))
+    first, second = read(path)
+    assert list(first) == list(COLUMNS)
+    assert (first["epoch"], first["step"], first["seconds"]) == (1, 100, 12.5)
+    assert first["lr"] == pytest.approx(1.23456789e-5, rel=1e-7)
+    assert first["valid_wer"] is None and second["lr"] is None
+    assert (second["valid_wer"], second["valid_loss"]) == (50, 0.5)
+    assert isinstance(second["epoch"], int)
+    assert path.read_text().startswith("epoch,step,seconds,lr,train_loss,valid_loss,")
+    assert [item.name for item in path.parent.iterdir()] == ["curve.csv"]
+
+
+def test_resumed_run_replaces_the_epochs_it_repeats(tmp_path):
+    path = tmp_path / "curve.csv"
+    for epoch in range(1, 6):
+        append(path, epoch, train_loss=10 - epoch)
+    append(path, 3, train_loss=0.5)
+    # Epochs 4 and 5 belong to the lost branch of the run.
+    assert [(row["epoch"], row["train_loss"]) for row in read(path)] == [(1, 9), (2, 8), (3, 0.5)]
+    append(path, 4, train_loss=0.25)
+    assert [row["epoch"] for row in read(path)] == [1, 2, 3, 4]
+
+
+def test_further_columns_may_come_later(tmp_path):
+    path = tmp_path / "curve.csv"
+    append(path, 1, train_loss=1)
+    append(path, 2, valid_cer=7.5)
+    assert [row["valid_cer"] for row in read(path)] == [None, 7.5]
+    assert list(read(path)[0]) == [*COLUMNS, "valid_cer"]
+
+
+def test_nan_survives_the_file(tmp_path):
+    append(tmp_path / "curve.csv", 1, train_loss=float("nan"), valid_loss=math.inf)
+    (row,) = read(tmp_path / "curve.csv")
+    assert math.isnan(row["train_loss"]) and row["valid_loss"] == math.inf
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        ("", "first line must name an epoch column"),
+        ("step,loss\n1,2\n", "first line must name an epoch column"),
+        ("epoch,loss\n1,2\n2,x\n", "line 3: every value must be a number"),
+        ("epoch,loss\n,2\n", "line 2: every value must be a number"),
+        ("epoch,loss\n1\n", "line 2: must have 2 values"),
+        ("epoch,loss\n1,2,3\n", "line 2: must have 2 values"),
+    ],
+)
+def test_read_says_where_a_file_is_wrong(tmp_path, content, message):
+    path = tmp_path / "curve.csv"
+    path.write_text(content)
+    with pytest.raises(InputError, match=f"curve.csv.*{message}"):
+        read(path)
+    with pytest.raises(InputError):
+        append(path, 1, train_loss=1)
+    assert path.read_text() == content
+
+
+def test_picture_shows_the_values(tmp_path, figures):
+    for row in run():
+        append(tmp_path / "curve.csv", **row)
+    draw(tmp_path / "curve.csv", tmp_path / "my-run" / "curve.png")
+    png = (tmp_path / "my-run" / "curve.png").read_bytes()
+    assert png.startswith(b"\x89PNG")
+    (figure,) = figures
+    loss, wer, rate = figure.axes
+    assert loss.get_title() == "my-run"
+    assert [text.get_text() for text in loss.get_legend().get_texts()] == ["train", "valid"]
+    assert loss.lines[1].get_ydata()[-1] == pytest.approx(3)
+    # Joined over the epochs that have no WER.
+    assert list(wer.lines[0].get_xdata()) == list(range(2, 31, 2))
+    assert wer.lines[0].get_ydata()[0] == 50
+    assert wer.get_title(loc="left") == "best WER 3.33 % (epoch 30)"
+    assert (loss.get_ylabel(), wer.get_ylabel()) == ("loss", "validation WER (%)")
+    assert (rate.get_ylabel(), wer.get_xlabel()) == ("learning rate", "epoch")
+    assert list(rate.lines[0].get_ydata()) == pytest.approx([1e-3] * 30)
+
+
+def test_wer_is_logarithmic_only_over_a_wide_range(tmp_path, figures):
+    draw(run(30), tmp_path / "wide.png")
+    draw(run(6), tmp_path / "narrow.png")
+    assert [figure.axes[1].get_yscale() for figure in figures] == ["log", "linear"]
+    assert figures[1].axes[1].get_ylim()[0] == 0
+
+
+def test_accuracy_stands_in_for_the_wer(tmp_path, figures):
+    draw(run(4, wer=False), tmp_path / "curve.png", title="run 1")
+    axes = figures[0].axes
+    assert axes[0].get_title() == "run 1"
+    assert axes[1].get_ylabel() == "validation accuracy (%)"
+    assert list(axes[1].lines[0].get_ydata()) == pytest.approx([10, 55, 70, 77.5])
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [{"epoch": 1}],
+        [{"epoch": 1, "train_loss": 2.0, "valid_wer": 0.0, "lr": 0.0}],
+        [{"epoch": 1, "train_loss": float("nan"), "valid_wer": None}],
+        [{"epoch": 1, "valid_wer": 0.0}, {"epoch": 2, "valid_wer": 100.0, "lr": math.inf}],
+    ],
+)
+def test_sparse_runs_can_be_drawn(tmp_path, rows, recwarn):
+    draw(rows, tmp_path / "curve.png")
+    assert (tmp_path / "curve.png").stat().st_size > 1000
+    assert not [str(warning.message) for warning in recwarn]
+
+
+def test_nothing_to_draw(tmp_path):
+    with pytest.raises(InputError, match="no epoch to draw"):
+        draw([], tmp_path / "curve.png")
+    with pytest.raises(InputError, match="no such file"):
+        draw(tmp_path / "missing.csv", tmp_path / "curve.png")
+    assert not list(tmp_path.iterdir())
+
+
+def test_drawing_leaves_pyplot_alone(tmp_path):
+    before = "matplotlib.pyplot" in sys.modules
+    draw(run(2), tmp_path / "curve.png")
+    assert ("matplotlib.pyplot" in sys.modules) == before

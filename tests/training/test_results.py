@@ -1,0 +1,210 @@
+"""results.json and what is printed from it."""
+
+import json
+import math
+import resource
+import shlex
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from summarymixing.errors import InputError
+from summarymixing.metrics import score
+from summarymixing.training import results
+from summarymixing.training.results import (
+    command,
+    examples,
+    peak_memory_bytes,
+    table,
+    versions,
+    write_atomically,
+    write_results,
+)
+
+SCORES = score({"a": "one two", "b": "three four"}, {"a": "one", "b": "three for"})
+
+
+def strict(text):
+    def refuse(constant):
+        raise AssertionError(f"{constant} is not JSON")
+
+    return json.loads(text, parse_constant=refuse)
+
+
+def test_file_holds_the_scores_and_the_facts(tmp_path):
+    path = tmp_path / "run" / "results.json"
+    written = write_results(
+        path,
+        {"test-clean": SCORES, "test-other": SCORES},
+        params=12_345,
+        train_seconds=90.5,
+        epochs=3,
+        seed=7,
+        device="cpu",
+        mixer="summary",
+    )
+    read = strict(path.read_text())
+    assert read == written
+    assert list(read["tests"]) == ["test-clean", "test-other"]
+    assert read["tests"]["test-clean"] == {
+        "wer": 50.0,
+        "cer": SCORES.cer,
+        "substitutions": 1,
+        "deletions": 1,
+        "insertions": 0,
+        "words": 4,
+        "utterances": 2,
+    }
+    assert (read["params"], read["train_seconds"], read["epochs"]) == (12_345, 90.5, 3)
+    assert (read["seed"], read["device"], read["mixer"]) == (7, "cpu", "summary")
+    assert read["threads"] == torch.get_num_threads()
+    assert read["versions"] == versions()
+    assert read["command"] == command()
+    assert read["peak_memory_bytes"] > 0
+    assert [item.name for item in path.parent.iterdir()] == ["results.json"]
+
+
+def test_unknown_facts_are_null_and_given_ones_win(tmp_path):
+    read = write_results(tmp_path / "r.json", {}, peak_memory_bytes=5, command="x", threads=3)
+    assert read["params"] is None and read["device"] is None
+    assert (read["peak_memory_bytes"], read["command"], read["threads"]) == (5, "x", 3)
+
+
+def test_values_that_json_cannot_hold(tmp_path):
+    path = tmp_path / "r.json"
+    silent = score({"a": ""}, {"a": "x"})
+    write_results(
+        path,
+        {"silence": silent},
+        params=np.int64(3),
+        train_seconds=torch.tensor(1.5),
+        device=torch.device("cpu"),
+        limits=(1, float("inf")),
+    )
+    read = strict(path.read_text())
+    assert read["tests"]["silence"]["wer"] is None
+    assert read["tests"]["silence"]["insertions"] == 1
+    assert (read["params"], read["train_seconds"], read["device"]) == (3, 1.5, "cpu")
+    assert read["limits"] == [1, None]
+
+
+def test_interrupted_writing_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "r.json"
+    write_atomically(path, b"old")
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("os.replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write_atomically(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_command_runs_the_same_again(monkeypatch):
+    line = ["python", "train.py", "hparams/a b.yaml", "--note=it's $HOME", "--x", ""]
+    monkeypatch.setattr(sys, "orig_argv", line)
+    echo = f"import sys; print(sys.argv[1:] == {line[1:]!r})"
+    shell = command().replace("python", f"{shlex.quote(sys.executable)} -c {shlex.quote(echo)}", 1)
+    shown = subprocess.run(shell, shell=True, capture_output=True, text=True, check=True)
+    assert shown.stdout == "True\n"
+
+
+def test_command_keeps_the_interpreter_and_its_options(monkeypatch):
+    monkeypatch.setattr(sys, "orig_argv", ["python", "-m", "package.train", "a.yaml"])
+    assert command() == "python -m package.train a.yaml"
+
+
+def test_versions_are_the_installed_ones():
+    import speechbrain
+
+    found = versions()
+    assert found["torch"] == torch.__version__
+    assert found["speechbrain"] == speechbrain.__version__
+    assert {"python", "torchaudio", "summarymixing", "sentencepiece"} <= found.keys()
+
+
+def test_package_that_is_not_installed_has_no_version(monkeypatch):
+    monkeypatch.setattr(results, "PACKAGES", ("no-such-package",))
+    assert versions()["no-such-package"] is None
+
+
+def test_peak_memory_is_in_bytes():
+    before = peak_memory_bytes()
+    held = np.ones(before + 2**26, dtype=np.uint8)
+    assert peak_memory_bytes() >= held.nbytes
+    assert peak_memory_bytes() < 20 * held.nbytes
+
+
+@pytest.mark.parametrize("platform, unit", [("linux", 1024), ("darwin", 1)])
+def test_peak_memory_knows_the_units_of_the_system(monkeypatch, platform, unit):
+    class Usage:
+        ru_maxrss = 1000
+
+    monkeypatch.setattr(sys, "platform", platform)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(resource, "getrusage", lambda _: Usage)
+    assert peak_memory_bytes() == 1000 * unit
+
+
+@pytest.mark.parametrize("used", [True, False])
+def test_peak_memory_is_the_gpus_when_one_was_used(monkeypatch, used):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: used)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: [0, 123][device])
+    assert (peak_memory_bytes() == 123) == used
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_peak_memory_on_a_gpu():
+    held = torch.ones(2**20, device="cuda")
+    assert peak_memory_bytes() == torch.cuda.max_memory_allocated() >= 4 * held.numel()
+
+
+def test_table_converts_units_and_aligns(tmp_path):
+    silent = score({"a": ""}, {"a": "x"})
+    read = write_results(
+        tmp_path / "r.json",
+        {"test-other": SCORES, "dev": silent},
+        params=28_850_000,
+        train_seconds=5430,
+        peak_memory_bytes=13_460_000_000,
+    )
+    lines = table(read).splitlines()
+    assert lines[0] == "test        WER %  CER %  params M  minutes  peak GB"
+    assert lines[1].split() == ["test-other", "50.00", f"{SCORES.cer:.2f}", "28.9", "90.5", "13.46"]
+    assert lines[2].split() == ["dev", "-", "-", "28.9", "90.5", "13.46"]
+    assert len({len(line) for line in lines}) == 1
+
+
+def test_table_without_facts():
+    lines = table({"tests": {"t": {"wer": math.nan, "cer": 1}}}).splitlines()
+    assert lines[1].split() == ["t", "-", "1.00", "-", "-", "-"]
+
+
+def test_examples_are_spread_over_the_ids():
+    references = {f"speaker{i // 10}-{i:02}": "one two" for i in reversed(range(30))}
+    hypotheses = dict.fromkeys(references, "one")
+    shown = examples(references, hypotheses, n=3)
+    titles = [line for line in shown.splitlines() if not line.startswith(" ")]
+    assert titles == [f"speaker{k}-{k}0: WER 50.0 %" for k in range(3)]
+    assert shown.splitlines()[1:3] == ["  REF: one two", "  HYP: one"]
+
+
+def test_examples_of_few_and_of_empty_utterances():
+    shown = examples({"a": "", "b": "x"}, {"a": "y", "b": ""}, n=5)
+    assert shown.splitlines() == [
+        "a: no reference words",
+        "  REF:",
+        "  HYP: y",
+        "b: WER 100.0 %",
+        "  REF: x",
+        "  HYP:",
+    ]
+    with pytest.raises(InputError, match="b without a hypothesis"):
+        examples({"b": "x"}, {})
