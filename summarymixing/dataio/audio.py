@@ -155,7 +155,7 @@ def _open(path):
         ) from error
     with file:
         if file.frames == 0:
-            raise InputError(f"{path}: the audio file is empty (0 samples)")
+            raise InputError(f"{path}: the audio file is empty (its header says 0 samples)")
         if file.frames >= 2**62:  # libsndfile's way to say "unknown"
             raise InputError(
                 f"{path}: its header does not say how long it is (it was written into a pipe);"

@@ -322,7 +322,7 @@ def existing_folder(folder, what="data folder"):
     >>> existing_folder("/").is_absolute()
     True
     """
-    path = Path(folder).absolute()
+    path = Path(os.path.abspath(folder))  # without "..", as list_files returns paths
     if not path.exists():
         raise InputError(f"{path}: the {what} does not exist")
     if not path.is_dir():

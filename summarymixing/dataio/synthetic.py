@@ -394,6 +394,8 @@ class _Espeak:
         rate = self._library.espeak_Initialize(self._RETRIEVE, 0, data.encode(), 0)
         if rate != _ESPEAK_RATE:
             raise RuntimeError(f"espeak-ng should give {_ESPEAK_RATE} Hz, got {rate}")
+        # Breath noise is otherwise seeded with the time of day.
+        self._library.espeak_ng_SetRandSeed(ctypes.c_long(int(speaker.id)))
         self._chunks = []
         callback = ctypes.CFUNCTYPE(
             ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p

@@ -64,7 +64,8 @@ class JointBeamSearch:
     >>> from summarymixing.models.transformer_asr import TransformerASR
     >>> model = TransformerASR(12, 16, d_model=16, nhead=2, num_encoder_layers=1,
     ...     num_decoder_layers=1, d_ffn=16, csgu_linear_units=16).eval()
-    >>> heads = {name: torch.nn.Linear(16, 12) for name in ("ctc_lin", "seq_lin")}
+    >>> from speechbrain.nnet.linear import Linear
+    >>> heads = {n: Linear(input_size=16, n_neurons=12) for n in ("ctc_lin", "seq_lin")}
     >>> encoded = model.encode(torch.rand(2, 9, 16))
     >>> hypotheses = JointBeamSearch(beam_size=2)({"Transformer": model, **heads}, encoded,
     ...     torch.tensor([9, 4]))

@@ -1,0 +1,193 @@
+import struct
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from summarymixing.dataio import audio
+from summarymixing.errors import InputError
+
+RATE = 16000
+
+
+def noise(samples=RATE, channels=1, seed=0):
+    shape = (samples,) if channels == 1 else (samples, channels)
+    return (np.random.default_rng(seed).standard_normal(shape) * 3000).astype(np.int16)
+
+
+def write_sphere(path, samples, rate=RATE, coding="pcm"):
+    fields = [
+        f"sample_count -i {len(samples)}",
+        "sample_n_bytes -i 2",
+        "channel_count -i 1",
+        "sample_byte_format -s2 01",
+        f"sample_rate -i {rate}",
+        f"sample_coding -s{len(coding)} {coding}",
+        "sample_sig_bits -i 16",
+        "end_head",
+    ]
+    header = "NIST_1A\n   1024\n" + "\n".join(fields) + "\n"
+    path.write_bytes(header.encode().ljust(1024, b"\0") + samples.astype("<i2").tobytes())
+
+
+def write(path, samples, rate=RATE):
+    if path.suffix == ".sph":
+        write_sphere(path, samples, rate)
+    else:
+        soundfile.write(path, samples, rate)
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".wav", ".flac", ".sph"])
+def test_reads_exact_samples(tmp_path, suffix):
+    samples = noise()
+    path = write(tmp_path / f"a{suffix}", samples)
+    waveform = audio.read(path)
+    assert waveform.dtype == torch.float32
+    np.testing.assert_array_equal((waveform * 32768).numpy(), samples)
+    assert audio.inspect(str(path)) == audio.AudioInfo(RATE, RATE, 1)
+
+
+@pytest.mark.parametrize("suffix", [".mp3", ".ogg"])
+def test_reads_compressed(tmp_path, suffix):
+    path = write(tmp_path / f"a{suffix}", noise())
+    assert audio.inspect(path).frames == RATE
+    assert audio.read(path).shape == (RATE,)
+
+
+def test_averages_channels(tmp_path):
+    samples = noise(channels=2)
+    path = write(tmp_path / "a.wav", samples)
+    expected = samples.astype(np.float32).mean(axis=1) / 32768
+    np.testing.assert_allclose(audio.read(path).numpy(), expected, atol=1e-6)
+    assert audio.inspect(path).channels == 2
+
+
+@pytest.mark.parametrize("rate", [8000, 44100])
+def test_resamples(tmp_path, rate):
+    def tone(at):
+        return 0.5 * np.sin(2 * np.pi * 440 * np.arange(at) / at)
+
+    path = write(tmp_path / "a.wav", tone(rate), rate)
+    waveform = audio.read(path)
+    assert waveform.shape == (RATE,)
+    inner = slice(200, -200)  # the ends differ: silence is assumed beyond them
+    np.testing.assert_allclose(waveform[inner].numpy(), tone(RATE)[inner], atol=5e-3)
+    assert audio.inspect(path).duration == 1.0
+    assert audio.read(path, rate).shape == (rate,)
+
+
+@pytest.mark.parametrize("function", [audio.read, audio.inspect])
+@pytest.mark.parametrize("keep", [-1, -2, -1000, 0.9, 0.5, 0.1])
+@pytest.mark.parametrize("suffix", [".wav", ".flac", ".sph", ".mp3"])
+def test_truncated(tmp_path, function, keep, suffix):
+    content = write(tmp_path / f"whole{suffix}", noise(3 * RATE)).read_bytes()
+    end = keep if keep < 0 else int(len(content) * keep)
+    path = tmp_path / f"cut{suffix}"
+    path.write_bytes(content[:end])
+    with pytest.raises(InputError, match=f"cut{suffix}: the audio file is truncated"):
+        function(path)
+
+
+@pytest.mark.parametrize("function", [audio.read, audio.inspect])
+@pytest.mark.parametrize("suffix", [".wav", ".flac", ".sph"])
+def test_cut_in_the_header(tmp_path, function, suffix):
+    path = write(tmp_path / f"a{suffix}", noise())
+    path.write_bytes(path.read_bytes()[:30])
+    with pytest.raises(InputError, match=f"a{suffix}"):
+        function(path)
+
+
+@pytest.mark.parametrize("function", [audio.read, audio.inspect])
+@pytest.mark.parametrize("suffix", [".wav", ".flac", ".sph", ".raw"])
+def test_not_audio(tmp_path, function, suffix):
+    path = tmp_path / f"a{suffix}"
+    path.write_text("GOOD MORNING " * 100)
+    with pytest.raises(InputError, match=f"a{suffix}: not readable as audio"):
+        function(path)
+
+
+@pytest.mark.parametrize("function", [audio.read, audio.inspect])
+def test_empty_and_missing(tmp_path, function):
+    with pytest.raises(InputError, match="a.wav: there is no such audio file"):
+        function(tmp_path / "a.wav")
+    with pytest.raises(InputError, match="there is no such audio file"):
+        function(tmp_path)
+    (tmp_path / "a.wav").touch()
+    with pytest.raises(InputError, match="a.wav: the audio file is empty .0 bytes"):
+        function(tmp_path / "a.wav")
+    for suffix in (".wav", ".sph"):
+        path = write(tmp_path / f"b{suffix}", noise(0))
+        with pytest.raises(
+            InputError, match=f"b{suffix}: the audio file is empty .its header says 0"
+        ):
+            function(path)
+
+
+@pytest.mark.parametrize("riff, size", [(8, 0), (36, 0x7FFFF000), (0xFFFFFFFF, 0xFFFFFFFF)])
+def test_wav_from_a_pipe(tmp_path, riff, size):
+    path = write(tmp_path / "a.wav", noise())
+    content = bytearray(path.read_bytes())
+    content[4:8] = struct.pack("<I", riff)
+    at = content.index(b"data") + 4
+    content[at : at + 4] = struct.pack("<I", size)
+    path.write_bytes(content)
+    assert audio.inspect(path).frames == RATE
+    assert audio.read(path).shape == (RATE,)
+
+
+def test_flac_from_a_pipe(tmp_path):
+    path = write(tmp_path / "a.flac", noise())
+    content = bytearray(path.read_bytes())
+    content[21] &= 0xF0  # STREAMINFO's 36 bits for the number of samples
+    content[22:26] = bytes(4)
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="does not say how long"):
+        audio.inspect(path)
+
+
+@pytest.mark.parametrize("cut", [0, 1])
+def test_wav_with_other_chunks(tmp_path, cut):
+    """Chunks before and after the samples do not confuse the comparison of sizes."""
+    path = write(tmp_path / "a.wav", noise())
+    content = path.read_bytes()
+    at = content.index(b"data")
+    odd = b"junk" + struct.pack("<I", 3) + b"abc\0"
+    path.write_bytes(content[:at] + odd + (content[at:-1] if cut else content[at:] + odd))
+    if cut:
+        with pytest.raises(InputError, match="truncated"):
+            audio.inspect(path)
+    else:
+        assert audio.inspect(path).frames == RATE
+
+
+def test_rf64(tmp_path):
+    path = tmp_path / "a.rf64"
+    soundfile.write(path, noise(), RATE, format="RF64")
+    assert audio.inspect(path).frames == RATE
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(InputError, match="truncated"):
+        audio.inspect(path)
+
+
+def test_compressed_sphere_is_named(tmp_path):
+    path = tmp_path / "a.sph"
+    write_sphere(path, noise(), coding="pcm,embedded-shorten-v2.00")
+    path.write_bytes(path.read_bytes()[:-20000])  # compressed: smaller than its samples
+    with pytest.raises(InputError, match="uncompressed SPHERE"):
+        audio.inspect(path)
+
+
+def test_inspect_does_not_decode_everything(tmp_path, monkeypatch):
+    path = write(tmp_path / "a.flac", noise())
+    wanted = []
+    original = soundfile.SoundFile.read
+
+    def read(self, frames=-1, **options):
+        wanted.append(frames)
+        return original(self, frames, **options)
+
+    monkeypatch.setattr(soundfile.SoundFile, "read", read)
+    audio.inspect(path)
+    assert wanted == [1]

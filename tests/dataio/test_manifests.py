@@ -1,0 +1,176 @@
+import csv
+import logging
+
+import numpy as np
+import pytest
+import soundfile
+
+from summarymixing.dataio import manifests
+from summarymixing.dataio.manifests import Utterance
+from summarymixing.errors import InputError
+
+
+@pytest.fixture
+def utterances(tmp_path):
+    """Five good utterances, not sorted."""
+    made = []
+    for i in (3, 1, 4, 0, 2):
+        wav = tmp_path / f"u{i}.wav"
+        soundfile.write(wav, np.zeros(12347 + 1000 * i), 16000)
+        made.append(Utterance(f"u{i}", str(wav), f"s{i % 2}", f"WORD, {i}"))
+    return made
+
+
+def test_rows(tmp_path, utterances):
+    path = tmp_path / "deep" / "train.csv"
+    assert manifests.write(path, utterances) == 5
+    assert path.read_text().splitlines()[0] == "ID,duration,wav,spk_id,wrd"
+    rows = manifests.read(path)
+    assert [row["ID"] for row in rows] == ["u0", "u1", "u2", "u3", "u4"]
+    assert [round(row["duration"] * 16000) for row in rows] == [12347 + 1000 * i for i in range(5)]
+    assert rows[3]["wav"] == str(tmp_path / "u3.wav")
+    assert (rows[3]["spk_id"], rows[3]["wrd"]) == ("s1", "WORD, 3")
+    assert sorted(p.name for p in path.parent.iterdir()) == ["train.csv"]
+
+
+def test_speechbrain_reads_it(tmp_path, utterances):
+    from speechbrain.dataio.dataset import DynamicItemDataset
+
+    path = tmp_path / "train.csv"
+    manifests.write(path, utterances)
+    data = DynamicItemDataset.from_csv(path, output_keys=["id", "duration", "wrd"])
+    assert data[1] == {"id": "u1", "duration": 13347 / 16000, "wrd": "WORD, 1"}
+
+
+def test_drop_names_what_it_drops(tmp_path, utterances, caplog):
+    (tmp_path / "u1.wav").write_bytes((tmp_path / "u1.wav").read_bytes()[:-2])
+    (tmp_path / "u4.wav").unlink()
+    utterances.append(Utterance("u5", str(tmp_path / "u0.wav"), "s", "  "))
+    utterances.append(Utterance("u6", str(tmp_path / "u0.wav"), "s", None))
+    path = tmp_path / "train.csv"
+    with caplog.at_level(logging.WARNING):
+        assert manifests.write(path, utterances) == 3
+    with open(tmp_path / "train.dropped.csv", newline="") as file:
+        dropped = {row["ID"]: row["reason"] for row in csv.DictReader(file)}
+    assert list(dropped) == ["u1", "u4", "u5", "u6"]
+    for id_, reason in zip(dropped, ("truncated", "no such", "is empty", "no transcript line")):
+        assert reason in dropped[id_]
+        assert any(id_ in line and reason in line for line in caplog.messages)
+    assert "4 of 7 utterances left out" in caplog.messages[-1]
+
+    # Mended data leave no outdated list behind.
+    manifests.write(path, [u for u in utterances if u.id not in dropped])
+    assert not (tmp_path / "train.dropped.csv").exists()
+
+
+def test_long_drop_lists_are_cut_in_the_log(tmp_path, utterances, caplog):
+    missing = str(tmp_path / "missing.wav")
+    utterances += [Utterance(f"x{i:02}", missing, "s", "A") for i in range(25)]
+    with caplog.at_level(logging.WARNING):
+        manifests.write(tmp_path / "train.csv", utterances)
+    assert len(caplog.messages) == 21
+    assert "5 more" in caplog.messages[-1] and "train.dropped.csv" in caplog.messages[-1]
+    assert len((tmp_path / "train.dropped.csv").read_text().splitlines()) == 26
+
+
+@pytest.mark.parametrize("text, reason", [("A", "no such audio file"), (None, "no transcript")])
+def test_raise(tmp_path, utterances, text, reason):
+    wav = str(tmp_path / ("missing.wav" if text else "u1.wav"))
+    utterances.append(Utterance("x", wav, "s", text))
+    with pytest.raises(InputError, match=reason) as error:
+        manifests.write(tmp_path / "dev.csv", utterances, on_bad="raise")
+    assert wav in str(error.value) and "\n" not in str(error.value)
+    assert not (tmp_path / "dev.csv").exists()
+
+
+def test_raise_keeps_empty_transcripts(tmp_path, utterances):
+    utterances.append(Utterance("u5", utterances[0].wav, "s", ""))
+    assert manifests.write(tmp_path / "dev.csv", utterances, on_bad="raise") == 6
+    assert manifests.read(tmp_path / "dev.csv")[-1]["wrd"] == ""
+
+
+@pytest.mark.parametrize("on_bad", ["drop", "raise"])
+def test_duplicates(tmp_path, utterances, on_bad):
+    utterances.append(Utterance("u3", "/elsewhere/u3.wav", "s", "A"))
+    with pytest.raises(InputError, match="u3 is there twice .*u3.wav and /elsewhere/u3.wav"):
+        manifests.write(tmp_path / "train.csv", utterances, on_bad)
+
+
+def test_nothing_usable(tmp_path):
+    with pytest.raises(InputError, match="none of the 1 utterances"):
+        manifests.write(tmp_path / "train.csv", [Utterance("a", "/no.wav", "s", "A")])
+    with pytest.raises(InputError, match="no utterances"):
+        manifests.write(tmp_path / "train.csv", [])
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        (None, "no such manifest"),
+        ("", "lacks the column ID, duration, wav, spk_id, wrd"),
+        ("ID,duration,wav,wrd\na,1,b,c\n", "lacks the column spk_id"),
+        ("ID,duration,wav,spk_id,wrd\n", "no rows"),
+        ("ID,duration,wav,spk_id,wrd\na,1,b\n", "line 2: 5 values"),
+        ("ID,duration,wav,spk_id,wrd\na,1,b,c,d,e\n", "line 2: 5 values"),
+        ("ID,duration,wav,spk_id,wrd\na,long,b,c,d\n", "duration must be a number .*'long'"),
+        (b"\xff\xfe\x00", "not a UTF-8 CSV"),
+    ],
+)
+def test_read_errors(tmp_path, content, message):
+    path = tmp_path / "dev.csv"
+    if content is not None:
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(InputError, match=f"dev.csv.*{message}"):
+        manifests.read(path)
+
+
+class TestPrepare:
+    """Reuse of manifests that are up to date."""
+
+    @pytest.fixture
+    def run(self, tmp_path, utterances):
+        calls = []
+
+        def load():
+            calls.append(1)
+            return utterances
+
+        def run(**arguments):
+            calls.clear()
+            sources = manifests.list_files(tmp_path, (".wav",))
+            manifests.prepare(tmp_path / "out", arguments, sources, {"train": load, "dev": load})
+            return len(calls)
+
+        return run
+
+    def test_skips(self, run, caplog):
+        with caplog.at_level(logging.INFO):
+            assert run(a=1) == 2
+            assert run(a=1) == 0
+        assert sum("skipped" in message for message in caplog.messages) == 1
+
+    def test_other_arguments(self, run):
+        assert (run(a=1), run(a=2), run(a=1)) == (2, 2, 2)
+
+    def test_changed_sources(self, run, tmp_path):
+        run()
+        soundfile.write(tmp_path / "u1.wav", np.zeros(99), 16000)
+        assert run() == 2
+        soundfile.write(tmp_path / "new.wav", np.zeros(99), 16000)
+        assert run() == 2
+        (tmp_path / "new.wav").unlink()
+        assert run() == 2
+        assert run() == 0
+
+    def test_missing_manifest(self, run, tmp_path):
+        run()
+        (tmp_path / "out" / "dev.csv").unlink()
+        assert run() == 2
+
+    def test_failed_run_is_not_reused(self, run, tmp_path, utterances):
+        run(a=1)
+        utterances.append(Utterance("x", "/no.wav", "s", "A"))
+        with pytest.raises(InputError):
+            run(a=2)
+        utterances.pop()
+        assert run(a=1) == 2
