@@ -25,6 +25,11 @@ class UnlimitedPositionalEncoding(PositionalEncoding):
     torch.Size([1, 30, 8])
     """
 
+    def __init__(self, input_size, max_len=2500):
+        super().__init__(input_size, max_len)
+        # A constant: not saved, and ignored in SpeechBrain's checkpoints, where it is.
+        self.register_buffer("pe", self.pe, persistent=False)
+
     def forward(self, x):
         """(batch, time, features) → (1, time, features)."""
         if x.shape[1] > self.pe.shape[1]:
@@ -32,11 +37,8 @@ class UnlimitedPositionalEncoding(PositionalEncoding):
             self.pe = longer.pe.to(self.pe)
         return self.pe[:, : x.shape[1]]
 
-    def _save_to_state_dict(self, destination, prefix, keep_vars):
-        destination[prefix + "pe"] = self.pe[:, : self.max_len]
-
     def _load_from_state_dict(self, state_dict, prefix, *args):
-        self.pe = self.pe[:, : self.max_len]
+        state_dict.pop(prefix + "pe", None)
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
