@@ -33,6 +33,7 @@ class ASRBrain(sb.Brain):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
+        self.skipped_steps = 0
         self.scores = {}
         self.references = {}
         self.hypotheses = {}
@@ -91,6 +92,24 @@ class ASRBrain(sb.Brain):
             rate = self.hparams.lr_schedule(self.optimizer_step + 1, self._progress())
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
+
+    def optimizers_step(self):
+        """One step with the gradients of all parameters clipped together, or none if not finite.
+
+        SpeechBrain clips the first parameter group only, and steps with the parameters whose
+        gradients happen to be finite.
+        """
+        self.scaler.unscale_(self.optimizer)
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        norm = torch.nn.utils.clip_grad_norm_(parameters, self.max_grad_norm)
+        if torch.isfinite(norm) or self.scaler.is_enabled():
+            self.scaler.step(self.optimizer)
+        else:
+            self.skipped_steps += 1
+            logger.warning("step skipped: the gradient is not finite (%d so far)", self.skipped_steps)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer_step += 1
 
     def _progress(self):
         epochs = self.hparams.number_of_epochs
