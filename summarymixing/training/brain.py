@@ -25,8 +25,8 @@ class ASRBrain(sb.Brain):
     """Trains a recogniser, validates it each epoch, and scores its averaged checkpoints.
 
     Reads from hparams: `compute_features`, `lr_schedule`, `number_of_epochs`, `epoch_counter`,
-    `avg_checkpoints`, `avg_metric`, `output_folder`, `valid_search`, `test_search`,
-    and if they are there `fea_augment`, `train_logger`.
+    `avg_checkpoints`, `avg_metric`, `output_folder`, `valid_search`, `valid_search_interval`,
+    `test_search`, `tensorboard`, and if it is there `fea_augment`.
     """
 
     tokenizer = None  # set by the experiment
@@ -129,6 +129,9 @@ class ASRBrain(sb.Brain):
 
     def count_words(self, batch, encoded, lengths, stage):
         """Searches a batch and keeps its hypotheses beside the references."""
+        interval = self.hparams.valid_search_interval
+        if stage == sb.Stage.VALID and self.hparams.epoch_counter.current % interval:
+            return
         found = self.search(encoded, lengths, stage)
         self.references |= dict(zip(batch.id, batch.wrd))
         self.hypotheses |= {i: self.tokenizer.decode(ids) for i, ids in zip(batch.id, found)}
@@ -188,14 +191,16 @@ class ASRBrain(sb.Brain):
             elapsed / 60,
             left / 60,
         )
-        train_logger = getattr(self.hparams, "train_logger", None)
-        if train_logger is not None:
-            stats = {k: v for k, v in values.items() if v is not None and k != "step"}
-            train_logger.log_stats(
-                {"epoch": epoch},
-                train_stats={"loss": stats.pop("train_loss"), "lr": stats.pop("lr")},
-                valid_stats=stats,
-            )
+        if self.hparams.tensorboard:
+            self._log_tensorboard(epoch, values)
+
+    def _log_tensorboard(self, epoch, values):
+        from torch.utils.tensorboard import SummaryWriter  # an optional package
+
+        with SummaryWriter(os.path.join(self.hparams.output_folder, "tensorboard")) as writer:
+            for name, value in values.items():
+                if value is not None:
+                    writer.add_scalar(name, value, epoch)
 
     def _curve_file(self):
         return os.path.join(self.hparams.output_folder, "curve.csv")
