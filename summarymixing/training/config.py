@@ -66,7 +66,8 @@ def check_same_experiment(path, overrides, output_folder):
         before = _flat(ruamel.yaml.YAML().load(file))
     with open(path, encoding="utf-8") as file:
         now = _flat(ruamel.yaml.YAML().load(resolve_references(file, _overrides(overrides))))
-    for key in sorted(before.keys() | now.keys()):
+    # The recipe's own keys before those that they are handed on to.
+    for key in sorted(before.keys() | now.keys(), key=lambda key: (key.count("."), key)):
         if before.get(key) != now.get(key):
             raise InputError(
                 f"output_folder {output_folder} holds a different experiment: {key} was "

@@ -3,6 +3,7 @@
 import logging
 import os
 import sys
+import warnings
 
 import speechbrain as sb
 import torch
@@ -50,6 +51,7 @@ def run(brain_class, argv):
         hyperparams_to_save=hparams_file,
         overrides=overrides,
     )
+    _quieten()
     # SpeechBrain logs an uncaught exception instead of showing it; ours are meant to be seen.
     sys.excepthook = sys.__excepthook__
     if hparams.get("threads"):
@@ -95,6 +97,12 @@ def run(brain_class, argv):
     for name, dataset in tests.items():
         brain.score(name, dataset, dict(valid_loader))
     return _finish(brain, hparams)
+
+
+def _quieten():
+    # Said once an epoch, and by SpeechBrain's own decoder about its own masks.
+    logging.getLogger("speechbrain.dataio.sampler").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message="Support for mismatched key_padding_mask")
 
 
 def _tokenizer(hparams, train_rows):

@@ -122,6 +122,8 @@ def test_batch_does_not_matter(mode, garbage):
         alone = x[b : b + 1, :length].clone().requires_grad_()
         expected, _ = cell(alone, alone, alone)
         torch.testing.assert_close(output[b : b + 1, :length], expected, rtol=0, atol=1e-6)
+        if not math.isfinite(garbage):
+            continue  # zero times that is not zero: a linear layer's gradient has it in any case
         expected.sum().backward()
         (gradient,) = torch.autograd.grad(output[b, :length].sum(), dirty, retain_graph=True)
         torch.testing.assert_close(gradient[b, :length], alone.grad[0], rtol=0, atol=1e-5)

@@ -1,0 +1,60 @@
+"""What several tests share: few threads, a tiny synthetic corpus, a tiny recipe."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[1]
+
+torch.set_num_threads(2)
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory):
+    """Half a minute of synthetic speech in LibriSpeech's layout."""
+    from summarymixing.dataio import synthetic
+
+    folder = tmp_path_factory.mktemp("synthetic")
+    synthetic.make_corpus(folder, train_minutes=0.4, valid_minutes=0.1, test_minutes=0.1, workers=2)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def an4():
+    """The folder of AN4, or skip."""
+    folder = Path(os.environ.get("SUMMARYMIXING_AN4", ROOT.parent / "shared" / "data" / "an4"))
+    if not (folder / "etc").is_dir():
+        pytest.skip(f"AN4 is not at {folder}: set SUMMARYMIXING_AN4 to its folder")
+    return folder
+
+
+@pytest.fixture
+def tiny():
+    """The demo's recipe as a command line, cut down to a second or two: tiny(folder, **changes)."""
+
+    def command(data_folder, output_folder, **changes):
+        overrides = {
+            "data_folder": data_folder,
+            "output_folder": output_folder,
+            "number_of_epochs": 1,
+            "output_neurons": 60,
+            "d_model": 16,
+            "nhead": 2,
+            "encoder_nhead": 1,
+            "num_encoder_layers": 1,
+            "num_decoder_layers": 1,
+            "d_ffn": 16,
+            "csgu_linear_units": 16,
+            "cnn_channels": 4,
+            "test_beam_size": 2,
+            "num_workers": 0,
+            "precision": "fp32",
+            **changes,
+        }
+        recipe = ROOT / "recipes" / "Mini" / "hparams" / "branchformer_summarymixing.yaml"
+        options = [f"--{key}={value}" for key, value in overrides.items()]
+        return [str(recipe), "--noprogressbar", *options]
+
+    return command

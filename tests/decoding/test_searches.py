@@ -1,0 +1,111 @@
+"""Searches: SpeechBrain's results, and no neighbour has a say."""
+
+import pytest
+import torch
+from speechbrain.decoders import CTCScorer, S2STransformerBeamSearcher, ScorerBuilder
+from speechbrain.decoders.ctc import ctc_greedy_decode
+from speechbrain.lobes.models.transformer.TransformerLM import TransformerLM
+from speechbrain.nnet.linear import Linear
+
+from summarymixing.decoding import CTCGreedySearch, JointBeamSearch
+from summarymixing.errors import InputError
+from summarymixing.models.transformer_asr import TransformerASR
+
+VOCABULARY = 14
+
+
+@pytest.fixture(scope="module")
+def modules():
+    torch.manual_seed(0)
+    model = TransformerASR(
+        VOCABULARY, 20, d_model=16, nhead=2, num_encoder_layers=2, num_decoder_layers=1, d_ffn=32,
+        csgu_linear_units=32,
+    )  # fmt: skip
+    heads = {n: Linear(input_size=16, n_neurons=VOCABULARY) for n in ("ctc_lin", "seq_lin")}
+    for module in (model, *heads.values()):
+        for parameter in module.parameters():
+            torch.nn.init.normal_(parameter, std=0.5)
+        module.eval()
+    return {"Transformer": model, **heads}
+
+
+@pytest.fixture(scope="module")
+def batch(modules):
+    torch.manual_seed(1)
+    lengths = torch.tensor([19, 1, 2, 7, 18])
+    frames = torch.randn(5, 19, 20)
+    with torch.no_grad():
+        alone = [
+            modules["Transformer"].encode(frames[i : i + 1, :n]) for i, n in enumerate(lengths)
+        ]
+        encoded = modules["Transformer"].encode(frames, lengths)
+    encoded[1, 1:] = torch.nan  # what stands in the padding must not matter
+    return encoded, lengths, alone
+
+
+@pytest.mark.parametrize(
+    "search",
+    [
+        CTCGreedySearch(),
+        JointBeamSearch(beam_size=1, ctc_weight=0.0),
+        JointBeamSearch(beam_size=3, ctc_weight=0.4),
+        JointBeamSearch(beam_size=4, ctc_weight=1.0),
+    ],
+    ids=["greedy", "attention", "joint", "ctc"],
+)
+@torch.no_grad()
+def test_alone_and_in_a_batch(modules, batch, search):
+    encoded, lengths, alone = batch
+    together = search(modules, encoded, lengths)
+    for hypothesis, frames in zip(together, alone):
+        length = torch.tensor([frames.shape[1]])
+        assert search(modules, frames, length) == [hypothesis]
+    assert any(together)
+
+
+@torch.no_grad()
+def test_greedy_is_speechbrains(modules, batch):
+    encoded, lengths, _ = batch
+    probabilities = modules["ctc_lin"](encoded.nan_to_num()).log_softmax(-1)
+    theirs = ctc_greedy_decode(probabilities, lengths / encoded.shape[1], blank_id=0)
+    assert CTCGreedySearch()(modules, encoded.nan_to_num(), lengths) == theirs
+
+
+@torch.no_grad()
+def test_joint_is_speechbrains(modules, batch):
+    encoded, lengths, alone = batch
+    scorer = ScorerBuilder(
+        full_scorers=[CTCScorer(modules["ctc_lin"], 0, 2)], weights={"ctc": 0.4}
+    )
+    theirs = S2STransformerBeamSearcher(
+        modules=[modules["Transformer"], modules["seq_lin"]], bos_index=1, eos_index=2,
+        min_decode_ratio=0.0, max_decode_ratio=1.0, beam_size=3, using_eos_threshold=False,
+        length_normalization=True, temperature=1.15, scorer=scorer,
+    )  # fmt: skip
+    expected = [theirs(frames, torch.ones(1))[0][0] for frames in alone]
+    assert JointBeamSearch(beam_size=3, ctc_weight=0.4)(modules, encoded, lengths) == expected
+
+
+@torch.no_grad()
+def test_language_model_takes_part(modules, batch, tmp_path):
+    encoded, lengths, _ = batch
+
+    def build():
+        return TransformerLM(VOCABULARY, 8, 2, 1, 0, 8)
+
+    torch.manual_seed(3)
+    torch.save(build().state_dict(), tmp_path / "lm.ckpt")
+    with_lm = JointBeamSearch(
+        beam_size=3, lm=build, lm_file=str(tmp_path / "lm.ckpt"), lm_weight=5.0
+    )
+    without = JointBeamSearch(beam_size=3)
+    assert with_lm(modules, encoded, lengths) != without(modules, encoded, lengths)
+
+
+def test_bad_arguments(tmp_path):
+    with pytest.raises(InputError, match="beam_size must be at least 1, got 0"):
+        JointBeamSearch(beam_size=0)
+    with pytest.raises(InputError, match=r"ctc_weight must be in \[0, 1\], got 1.5"):
+        JointBeamSearch(ctc_weight=1.5)
+    with pytest.raises(InputError, match="lm_file"):
+        JointBeamSearch(lm_file="lm.ckpt")

@@ -1,0 +1,254 @@
+"""The whole model: lengths without limit, initialisation, sizes, and what it refuses."""
+
+import math
+
+import pytest
+import torch
+from speechbrain.lobes.models.transformer.Transformer import PositionalEncoding
+from speechbrain.utils.dynamic_chunk_training import DynChunkTrainConfig
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from summarymixing.errors import InputError
+from summarymixing.models.mixers import UnlimitedPositionalEncoding, make_mixer
+from summarymixing.models.transformer_asr import ENCODERS, TransformerASR
+from summarymixing.nnet.cell import MODES
+from summarymixing.nnet.mlp import HeadwiseLinear
+
+each_encoder = pytest.mark.parametrize("encoder", ENCODERS)
+each_mode = pytest.mark.parametrize("mode", MODES)
+
+
+def test_sinusoids_for_any_length():
+    positions = UnlimitedPositionalEncoding(16)
+    expected = PositionalEncoding(16, 6001).pe
+    for time in (1, 2500, 2501, 2499, 6001, 3):
+        found = positions(torch.zeros(2, time, 16))
+        assert torch.equal(found, expected[:, :time])
+    for t in (0, 1, 2499, 2500, 2501, 6000):
+        for i in range(0, 16, 2):
+            angle = t / 10000 ** (i / 16)
+            assert expected[0, t, i].item() == pytest.approx(math.sin(angle), abs=2e-3)
+            assert positions.pe[0, t, i + 1].item() == pytest.approx(math.cos(angle), abs=2e-3)
+
+
+def test_sinusoids_are_not_saved_and_keep_their_type():
+    positions = UnlimitedPositionalEncoding(8, max_len=10).to(torch.bfloat16)
+    assert not positions.state_dict()
+    assert positions(torch.zeros(1, 30, 8)).dtype == torch.bfloat16
+    saved = PositionalEncoding(8, 4).state_dict()
+    positions.load_state_dict(saved, strict=True)
+    assert set(saved) == {"pe"}
+    assert positions.pe.shape[1] >= 30
+
+
+@pytest.mark.parametrize(
+    "encoder, attention",
+    (
+        ("transformer", "SummaryMixing"),
+        ("transformer", "none"),
+        ("conformer", "hypermixing"),
+        ("conformer", "SummaryMixing"),
+        ("branchformer", "SummaryMixing"),
+    ),
+)
+def test_more_than_2500_frames(encoder, attention, make_model):
+    model = make_model(encoder, attention, num_encoder_layers=1, kernel_size=3)
+    with torch.no_grad():
+        encoded = model.encode(torch.randn(1, 3100, 12))
+    assert encoded.shape == (1, 3100, 16)
+    assert encoded.isfinite().all()
+
+
+@pytest.mark.parametrize("attention", ("SummaryMixing", "RelPosMHAXL", "regularMHA", "hypermixing"))
+def test_more_tokens_than_positions_at_the_start(attention, make_model):
+    short = make_model("conformer", attention, max_length=8, kernel_size=3)
+    long = make_model("conformer", attention, max_length=200, kernel_size=3)
+    long.load_state_dict(short.state_dict(), strict=True)
+    source, tokens = torch.randn(1, 50, 12), torch.randint(1, 11, (1, 60))
+    with torch.no_grad():
+        for found, expected in zip(short(source, tokens), long(source, tokens)):
+            assert torch.equal(found, expected)
+        memory = torch.randn(1, 5, 16)
+        assert torch.equal(short.decode(tokens, memory)[0], long.decode(tokens, memory)[0])
+
+
+def test_more_than_2500_tokens(make_model):
+    model = make_model("conformer", num_encoder_layers=1, nhead=1, encoder_nhead=1)
+    with torch.no_grad():
+        _, decoded = model(torch.randn(1, 4, 12), torch.ones(1, 2600, dtype=torch.long))
+    assert decoded.shape == (1, 2600, 16)
+    assert decoded.isfinite().all()
+
+
+def test_only_the_transformer_knows_the_order_without_convolutions(make_model):
+    source = torch.randn(1, 9, 12)
+    with torch.no_grad():
+        model = make_model("transformer")
+        permuted = model.encode(source.flip(1)).flip(1)
+        assert not torch.allclose(model.encode(source), permuted, atol=1e-3)
+        for encoder in ("conformer", "branchformer"):
+            model = make_model(encoder, kernel_size=1)
+            permuted = model.encode(source.flip(1)).flip(1)
+            torch.testing.assert_close(model.encode(source), permuted)
+
+
+class _Shapes(TorchDispatchMode):
+    def __init__(self, time):
+        super().__init__()
+        self.time, self.square = time, []
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        outputs = operation(*args, **(kwargs or {}))
+        for output in outputs if isinstance(outputs, (tuple, list)) else (outputs,):
+            if isinstance(output, torch.Tensor) and (
+                sum(size >= self.time for size in output.shape) > 1
+                or output.numel() >= self.time**2 // 4
+            ):
+                self.square.append((str(operation), tuple(output.shape)))
+        return outputs
+
+
+@each_encoder
+@each_mode
+def test_memory_is_linear(encoder, mode, make_model):
+    time = 1511
+    model = make_model(encoder, mode=mode, num_encoder_layers=1).train()
+    source = torch.randn(1, time, 12)
+    with _Shapes(time) as shapes:
+        encoded = model.encode(source, torch.tensor([time - 3]))
+        encoded.square().sum().backward()
+    assert not shapes.square
+
+
+@each_encoder
+def test_initial_scale_of_heads(encoder):
+    model = TransformerASR(
+        5, 8, d_model=128, nhead=4, num_encoder_layers=1, num_decoder_layers=0, d_ffn=16,
+        csgu_linear_units=16, encoder_module=encoder, encoder_nhead=4, local_proj_hid_dim=[256],
+    )  # fmt: skip
+    layers = [m for m in model.modules() if isinstance(m, HeadwiseLinear)]
+    assert len(layers) == 4
+    for layer in layers:
+        _, fan_in, fan_out = layer.weight.shape
+        for head in layer.weight:
+            expected = math.sqrt(2 / (fan_in + fan_out))
+            assert head.std().item() == pytest.approx(expected, rel=0.1)
+
+
+def test_heads_of_encoder_and_decoder_are_apart(make_model):
+    model = make_model("conformer", nhead=4, encoder_nhead=1)
+    assert not any(isinstance(m, HeadwiseLinear) for m in model.modules())
+    assert model.decoder.layers[0].self_attn.att.num_heads == 4
+    model = make_model("conformer", nhead=1, encoder_nhead=4)
+    assert model.encoder.layers[0].mha_layer.local[0].weight.shape[0] == 4
+    model = make_model("conformer", "RoPEMHA", nhead=1, encoder_nhead=4)
+    assert model.encoder.layers[0].mha_layer.num_heads == 4
+
+
+def test_widths_of_the_cell(make_model):
+    def widths(network):
+        return [(layer.in_features, layer.out_features) for layer in network[::2]]
+
+    cell = make_model("conformer", encoder_nhead=1).encoder.layers[0].mha_layer
+    assert widths(cell.local) == widths(cell.summary) == [(16, 16), (16, 16)]
+    model = make_model(
+        "branchformer",
+        encoder_nhead=1,
+        local_proj_hid_dim=[20, 24],
+        local_proj_out_dim=28,
+        summary_hid_dim=[18],
+        summary_out_dim=22,
+    )
+    layer = model.encoder.layers[0]
+    assert widths(layer.mha_layer.local) == [(16, 20), (20, 24), (24, 28)]
+    assert widths(layer.mha_layer.summary) == [(16, 18), (18, 22)]
+    assert layer.mha_layer.combine.in_features == 50
+    assert widths(layer.merge_proj) == [(32, 18), (18, 16)]
+
+
+def test_no_hidden_layer_is_a_choice(make_model):
+    model = make_model("branchformer", local_proj_hid_dim=[], summary_hid_dim=[])
+    layer = model.encoder.layers[0]
+    assert len(layer.mha_layer.local) == len(layer.mha_layer.summary) == 2
+    assert len(layer.merge_proj) == 2
+
+
+def test_constructor_keeps_what_it_is_given(make_model):
+    hidden = [16]
+    make_model("branchformer", local_proj_hid_dim=hidden, summary_hid_dim=hidden)
+    assert hidden == [16]
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    (
+        ({"encoder_module": "rnn"}, "encoder_module.*branchformer.*'rnn'"),
+        ({"attention_type": "SummaryMixin"}, "attention_type.*SummaryMixing.*'SummaryMixin'"),
+        ({"attention_type": None}, "attention_type.*None"),
+        ({"mode": "fast"}, "mode.*SummaryMixing-fast.*'fast'"),
+        ({"nhead": 3}, "d_model=16.*nhead=3"),
+        ({"nhead": 0}, "nhead.*0"),
+        ({"encoder_nhead": 3}, "d_model=16.*nhead=3"),
+        ({"encoder_nhead": -4}, "nhead.*-4"),
+        ({"encoder_nhead": 0}, "nhead.*0"),
+        ({"encoder_nhead": 4, "local_proj_hid_dim": [18]}, "nhead=4.*18"),
+        ({"summary_out_dim": 0}, "0"),
+        ({"local_proj_hid_dim": 64}, "64"),
+        ({"causal": True}, "causal.*SummaryMixing"),
+        ({"causal": True, "attention_type": "hypermixing"}, "causal.*hypermixing"),
+        ({"mode": "SummaryMixing-lite", "summary_out_dim": 20}, "summary_out_dim.*16.*20"),
+    ),
+    ids=str,
+)
+@each_encoder
+def test_bad_arguments(encoder, changes, message, make_model):
+    with pytest.raises(InputError, match=message):
+        make_model(**{"encoder_module": encoder, **changes})
+
+
+def test_unknown_mixer():
+    with pytest.raises(InputError, match="attention_type.*'fastformer'"):
+        make_mixer("fastformer", 16, 4, 24, 0.0)
+
+
+def test_dynamic_chunks_are_refused(make_model):
+    config = DynChunkTrainConfig(chunk_size=4, left_context_size=1)
+    for attention in ("SummaryMixing", "RoPEMHA"):
+        with pytest.raises(InputError, match="chunk"):
+            make_model("conformer", attention).encode(
+                torch.randn(1, 9, 12), dynchunktrain_config=config
+            )
+
+
+@each_encoder
+@each_mode
+@pytest.mark.parametrize("training", (False, True))
+def test_bfloat16_is_close_to_float32(encoder, mode, training, make_system):
+    system = make_system(encoder, mode=mode, dropout=0.0).train(training)
+    for module in system.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    x, lengths = torch.randn(2, 200, 12), torch.tensor([200, 77])
+    expected = system(x, lengths)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = system(x, lengths)
+    error = (found.float() - expected)[:, :19].abs()
+    assert error.mean() < 0.01 * expected.abs().max()
+    assert error.max() < 0.08 * expected.abs().max()
+    found.float().sum().backward()
+    assert all(p.grad.isfinite().all() for p in system.model.encoder.parameters())
+
+
+def test_published_size():
+    """LibriSpeech Branchformer: 86.0 M in the encoder's layers, 114.2 M with the decoder."""
+    with torch.device("meta"):
+        model = TransformerASR(
+            tgt_vocab=5000, input_size=640, d_model=512, nhead=4, num_encoder_layers=18,
+            num_decoder_layers=6, d_ffn=2048, csgu_linear_units=3072, kernel_size=31,
+            encoder_module="branchformer", attention_type="SummaryMixing", encoder_nhead=1,
+            local_proj_hid_dim=[512], local_proj_out_dim=512, summary_hid_dim=[512],
+            summary_out_dim=512,
+        )  # fmt: skip
+    encoder = sum(p.numel() for p in model.encoder.parameters())
+    whole = sum(p.numel() for p in model.parameters())
+    assert f"{encoder / 1e6:.1f} {whole / 1e6:.1f}" == "86.0 114.2"

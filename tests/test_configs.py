@@ -1,0 +1,169 @@
+"""Every YAML in the repository is built, and mistakes in one are said in one line."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from summarymixing.errors import InputError
+from summarymixing.models.transformer_asr import TransformerASR
+from summarymixing.training import config
+
+ROOT = Path(__file__).parents[1]
+RECIPES = sorted(ROOT.glob("recipes/*/hparams/*.yaml"))
+SMALL = {
+    "data_folder": "/none",
+    "output_neurons": 30,
+    "d_model": 16,
+    "nhead": 2,
+    "encoder_nhead": 1,
+    "num_encoder_layers": 1,
+    "num_decoder_layers": 1,
+    "d_ffn": 16,
+}
+
+
+def _load(path, **changes):
+    return config.load(str(path), SMALL | changes)
+
+
+def test_recipes_are_found():
+    assert len(RECIPES) >= 7
+    included = {
+        name
+        for path in RECIPES
+        for name in re.findall(r"!include:\S*/(\w+\.yaml)", path.read_text())
+    }
+    assert included == {path.name for path in ROOT.glob("hparams/*.yaml")}
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda p: f"{p.parts[-3]}/{p.stem}")
+def test_recipe_is_built_and_encodes(path):
+    hparams = _load(path)
+    modules = {name: module.eval() for name, module in hparams["model"]["modules"].items()}
+    wavs, lengths = torch.randn(2, 8000), torch.tensor([8000, 4321])
+    features, lengths = hparams["compute_features"](wavs, lengths)
+    frames, lengths = modules["CNN"](features, lengths)
+    encoded, decoded = modules["Transformer"](frames, torch.ones(2, 3, dtype=torch.long), lengths)
+    assert lengths.tolist() == [13, 7]
+    assert modules["ctc_lin"](encoded).shape == (2, 13, 30)
+    assert modules["seq_lin"](decoded).shape == (2, 3, 30)
+    assert hparams["fea_augment"](features, lengths / features.shape[1])[0].shape == features.shape
+    assert hparams["lr_schedule"](hparams["warmup_steps"], 0.0) == pytest.approx(hparams["lr"])
+    optimizer = hparams["opt_class"](modules["ctc_lin"].parameters())
+    assert isinstance(optimizer, torch.optim.Optimizer)
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda p: f"{p.parts[-3]}/{p.stem}")
+def test_every_knob_at_the_top_is_used(path):
+    """A scalar that nothing refers to, and that the library does not read, would be a dead knob."""
+    text = path.read_text()
+    read_by_library = "".join(
+        file.read_text() for file in (ROOT / "summarymixing" / "training").glob("*.py")
+    )
+    run_options = {"grad_accumulation_factor", "max_grad_norm", "precision"}
+    for key in re.findall(r"^(\w+): (?!!)", text, re.MULTILINE):
+        used = f"<{key}>" in text or re.search(rf"\b{key}\b", read_by_library)
+        assert used or key in run_options, key
+
+
+def test_modules_are_built_once():
+    model = _load(RECIPES[0])["model"]
+    for name, module in model["modules"].items():
+        assert isinstance(module, nn.Module)
+        assert module is model[name]
+
+
+@pytest.mark.parametrize(
+    ("encoder", "total", "in_encoder"), [("branchformer", 114.2, 86.0), ("conformer", 107.1, 79.0)]
+)
+def test_published_size(encoder, total, in_encoder):
+    path = ROOT / f"recipes/LibriSpeech/hparams/{encoder}_summarymixing.yaml"
+    with open(path) as file:
+        text = config.resolve_references(file, {"data_folder": "/none"})
+    arguments = config.ruamel.yaml.YAML().load(text)["model"]["Transformer"]
+    with torch.device("meta"):
+        model = TransformerASR(**{k: v for k, v in arguments.items() if k != "activation"})
+    assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(total, abs=0.05)
+    counted = sum(p.numel() for p in model.encoder.parameters()) / 1e6
+    assert counted == pytest.approx(in_encoder, abs=0.05)
+
+
+def _refused(overrides, *expected, path=RECIPES[0]):
+    with pytest.raises(InputError) as caught:
+        config.load(str(path), overrides)
+    message = str(caught.value)
+    assert "\n" not in message
+    for part in expected:
+        assert part in message, message
+
+
+def test_missing_data_folder():
+    _refused({}, "data_folder is required", "--data_folder=")
+
+
+def test_unknown_override():
+    _refused(SMALL | {"d_modle": 3}, "d_modle", "did you mean d_model?")
+    _refused(SMALL | {"xyz": 3}, "xyz", "known are")
+
+
+def test_unknown_key_on_the_way_into_a_fragment():
+    _refused(SMALL | {"model": {"dropuot": 0.2}}, "dropuot", "did you mean dropout?")
+
+
+def test_misspelt_key_inside_a_recipes_include(tmp_path):
+    text = RECIPES[0].read_text().replace("  d_model: !ref", "  d_modell: !ref")
+    text = text.replace("../../../hparams", str(ROOT / "hparams"))
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(text)
+    _refused(SMALL, "d_modell", "ctc_attention.yaml", "did you mean d_model?", path=recipe)
+
+
+def test_misspelt_argument_inside_a_fragment(tmp_path):
+    fragment = (ROOT / "hparams" / "ctc_attention.yaml").read_text()
+    (tmp_path / "fragment.yaml").write_text(fragment.replace("  csgu_linear", "  csg_linear"))
+    text = RECIPES[0].read_text().replace("../../../hparams/ctc_attention", "fragment")
+    (tmp_path / "recipe.yaml").write_text(
+        text.replace("../../../hparams/spec", str(ROOT / "hparams/spec"))
+    )
+    _refused(SMALL, "TransformerASR", "csg_linear_units", path=tmp_path / "recipe.yaml")
+
+
+def test_class_that_does_not_exist(tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("thing: !new:summarymixing.NoSuchClass\n")
+    _refused({}, "summarymixing.NoSuchClass", path=recipe)
+
+
+def test_missing_and_malformed_files(tmp_path):
+    _refused({}, "no_such.yaml", "No such file", path=tmp_path / "no_such.yaml")
+    broken = tmp_path / "broken.yaml"
+    broken.write_text("a: [1, 2\nb: }")
+    _refused({}, "broken.yaml", "line", path=broken)
+    (tmp_path / "list.yaml").write_text("- a\n- b\n")
+    _refused({}, "not a YAML mapping", path=tmp_path / "list.yaml")
+    (tmp_path / "include.yaml").write_text("model: !include:gone.yaml\n  a: 1\n")
+    _refused({}, "gone.yaml", path=tmp_path / "include.yaml")
+
+
+def test_heads_that_do_not_divide():
+    _refused(SMALL | {"nhead": 3}, "nhead", "16", "3")
+    _refused(SMALL | {"encoder_nhead": 3}, "nhead", "16", "3")
+
+
+def test_fixed_parts_of_an_experiment(tmp_path):
+    path = str(RECIPES[0])
+    saved = tmp_path / "hyperparams.yaml"
+    with open(path) as file:
+        saved.write_text(config.resolve_references(file, SMALL).read())
+    check = config.check_same_experiment
+    check(path, SMALL, str(tmp_path))
+    check(path, SMALL | {"number_of_epochs": 99, "data_folder": "/moved"}, str(tmp_path))
+    for change in ({"d_model": 32}, {"seed": 4}, {"output_neurons": 31}, {"token_type": "char"}):
+        with pytest.raises(InputError, match=f"different experiment: .*{next(iter(change))}"):
+            check(path, SMALL | change, str(tmp_path))
+    other = ROOT / "recipes/Mini/hparams/branchformer_summarymixing.yaml"
+    with pytest.raises(InputError, match="different experiment"):
+        check(str(other), SMALL, str(tmp_path))
