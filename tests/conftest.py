@@ -49,6 +49,7 @@ def tiny():
             "csgu_linear_units": 16,
             "cnn_channels": 4,
             "test_beam_size": 2,
+            "test_search": "{max_decode_ratio: 0.1}",  # an untrained decoder never ends
             "num_workers": 0,
             "precision": "fp32",
             **changes,

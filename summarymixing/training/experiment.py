@@ -50,6 +50,7 @@ def run(brain_class, argv):
         experiment_directory=folder,
         hyperparams_to_save=hparams_file,
         overrides=overrides,
+        save_env_desc=False,  # takes seconds, and results.json has the versions
     )
     _quieten()
     # SpeechBrain logs an uncaught exception instead of showing it; ours are meant to be seen.

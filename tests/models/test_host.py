@@ -30,6 +30,7 @@ BASE = {
     "csgu_linear_units": 24,
     "kernel_size": 7,
     "activation": nn.GELU,
+    "conformer_activation": nn.GELU,
     "normalize_before": True,
     "causal": False,
 }

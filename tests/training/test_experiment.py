@@ -1,0 +1,209 @@
+"""The whole of an experiment on half a minute of synthetic speech: results, resuming, mistakes."""
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import soundfile
+import torch
+
+from summarymixing.training import experiment
+from summarymixing.training.seq2seq import CTCAttentionBrain
+
+
+def run(command):
+    return experiment.run(CTCAttentionBrain, command)
+
+
+def refused(command, capsys, *expected):
+    """The command fails with status 2 and one line on the standard error that has these parts."""
+    with pytest.raises(SystemExit) as caught:
+        experiment.main(CTCAttentionBrain, command)
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert caught.value.code == 2
+    assert len(lines) == 1
+    for part in expected:
+        assert part in lines[0], lines[0]
+
+
+def test_results_and_what_is_left(corpus, tiny, tmp_path, capsys):
+    results = run(tiny(corpus, tmp_path / "run", number_of_epochs=2))
+    folder = tmp_path / "run"
+    assert json.loads((folder / "results.json").read_text()) == results
+    assert list(results["tests"]) == ["valid", "test-synthetic"]
+    for test in results["tests"].values():
+        assert test["utterances"] > 0
+        errors = test["substitutions"] + test["deletions"] + test["insertions"]
+        assert test["wer"] == pytest.approx(100 * errors / test["words"])
+    assert results["epochs"] == 2
+    assert results["seed"] == 1234
+    assert results["train_seconds"] > 0
+    assert results["params"] > 1000
+    assert results["peak_memory_bytes"] > 1e8
+    assert {"torch", "speechbrain", "summarymixing"} <= results["versions"].keys()
+    assert (folder / "curve.png").stat().st_size > 5000
+    assert (folder / "alignments_test-synthetic.txt").exists()
+    assert len((folder / "curve.csv").read_text().splitlines()) == 3
+    shown = capsys.readouterr().out
+    for part in ("WER", "CER", "params", "minutes", "REF:", "curve.png", "results.json"):
+        assert part in shown
+
+    # A second run continues where the first ended: nothing is trained again.
+    curve = (folder / "curve.csv").read_text()
+    again = run(tiny(corpus, tmp_path / "run", number_of_epochs=2))
+    assert (folder / "curve.csv").read_text() == curve
+    assert again["tests"] == results["tests"]
+    # More epochs go on from the last.
+    run(tiny(corpus, tmp_path / "run", number_of_epochs=3))
+    assert (folder / "curve.csv").read_text().startswith(curve)
+    assert len((folder / "curve.csv").read_text().splitlines()) == 4
+
+
+def test_interrupted_run_ends_like_an_uninterrupted_one(corpus, tiny, tmp_path):
+    """Stopped between epochs, training goes on with the same batches and weights (no dropout)."""
+    options = {"lr": 0.01, "warmup_steps": 2, "avg_checkpoints": 1, "batch_seconds": 8}
+    plain = "--speed_perturb=null", "--fea_augment=null"
+    whole = [*tiny(corpus, tmp_path / "whole", number_of_epochs=2, **options), *plain]
+    run(whole)
+    parts = [*tiny(corpus, tmp_path / "parts", number_of_epochs=2, **options), *plain]
+    with pytest.raises(KeyboardInterrupt):
+        experiment.run(StoppedAfterFirstEpoch, parts)
+    run(parts)
+    for name in ("model", "optimizer"):
+        ours, theirs = (
+            torch.load(max((tmp_path / part / "save").glob("CKPT*")) / f"{name}.ckpt")
+            for part in ("whole", "parts")
+        )
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
+
+
+class StoppedAfterFirstEpoch(CTCAttentionBrain):
+    def on_stage_start(self, stage, epoch=None):
+        if epoch == 2:
+            raise KeyboardInterrupt
+        super().on_stage_start(stage, epoch)
+
+
+def test_hypotheses_do_not_depend_on_the_batch(corpus, tiny, tmp_path):
+    """Scores of the test set in batches of 1 and of 20, from one model."""
+    once = run(tiny(corpus, tmp_path / "run", valid_batch_size=1))
+    many = run(tiny(corpus, tmp_path / "run", valid_batch_size=20))
+    assert once["tests"] == many["tests"]
+
+
+def test_gradient_accumulation_schedules_by_optimizer_step(corpus, tiny, tmp_path):
+    command = tiny(corpus, tmp_path / "run", batch_seconds=6, grad_accumulation_factor=2)
+    run(command)
+    with open(tmp_path / "run" / "curve.csv") as file:
+        (row,) = csv.DictReader(file)
+    batches = batches_of(tmp_path / "run")
+    assert int(row["step"]) == batches // 2
+    assert float(row["lr"]) == pytest.approx(0.002 * int(row["step"]) / 200, rel=1e-6)
+
+
+def batches_of(folder):
+    from summarymixing.training import data
+
+    rows = data.read_manifest(folder / "manifests" / "train.csv")
+    return len(data.train_loader(rows, 6, 16, 10, 0, 1234)["batch_sampler"])
+
+
+# Mistakes: one line, named, status 2
+
+
+def test_missing_data_folder(tiny, tmp_path, capsys):
+    command = [part for part in tiny("x", tmp_path / "run") if "data_folder" not in part]
+    refused(command, capsys, "data_folder is required", "--data_folder=")
+
+
+def test_wrong_layout(tiny, tmp_path, capsys):
+    refused(tiny(tmp_path / "gone", tmp_path / "run"), capsys, "gone")
+    (tmp_path / "empty").mkdir()
+    refused(tiny(tmp_path / "empty", tmp_path / "run"), capsys, "train-synthetic")
+
+
+def test_unknown_override(corpus, tiny, tmp_path, capsys):
+    refused(tiny(corpus, tmp_path / "run", d_modle=3), capsys, "d_modle", "d_model")
+
+
+def test_heads_that_do_not_divide(corpus, tiny, tmp_path, capsys):
+    refused(tiny(corpus, tmp_path / "run", nhead=3), capsys, "nhead", "got nhead=3")
+
+
+def test_output_folder_of_a_different_experiment(corpus, tiny, tmp_path, capsys):
+    run(tiny(corpus, tmp_path / "run"))
+    refused(
+        tiny(corpus, tmp_path / "run", d_model=32), capsys, "different experiment", "d_model"
+    )
+
+
+def test_tokenizer_that_does_not_fit(corpus, tiny, tmp_path, capsys):
+    run(tiny(corpus, tmp_path / "run"))
+    given = tmp_path / "run" / "tokenizer.model"
+    command = tiny(corpus, tmp_path / "other", output_neurons=61, tokenizer_file=given)
+    refused(command, capsys, "output_neurons", "60", "61", "tokenizer.model")
+    missing = tiny(corpus, tmp_path / "third", tokenizer_file=tmp_path / "gone.model")
+    refused(missing, capsys, "gone.model")
+
+
+def test_test_only_without_a_checkpoint(corpus, tiny, tmp_path, capsys):
+    command = [*tiny(corpus, tmp_path / "run"), "--test_only"]
+    refused(command, capsys, "no checkpoint", "save")
+
+
+@pytest.fixture
+def dirty(corpus, tmp_path):
+    """A copy of the corpus for damaging: (folder, training files, transcript files)."""
+    folder = tmp_path / "corpus"
+    shutil.copytree(corpus, folder)
+    (folder / ".complete.json").unlink(missing_ok=True)
+    files = sorted((folder / "train-synthetic").rglob("*.flac"))
+    return folder, files
+
+
+def _left_out(folder):
+    found = {}
+    for report in (
+        *Path(folder, "manifests").glob("*dropped*.csv"),
+        Path(folder, "left_out_of_training.csv"),
+    ):
+        if report.exists():
+            with open(report) as file:
+                found |= {row["ID"]: row["reason"] for row in csv.DictReader(file)}
+    return found
+
+
+def test_bad_training_utterances_are_named_counted_and_left_out(dirty, tiny, tmp_path, caplog):
+    folder, files = dirty
+    files[0].write_bytes(b"")
+    files[1].write_bytes(files[1].read_bytes()[:3000])
+    files[2].write_text("this is not audio")
+    transcripts = next(files[3].parent.glob("*.trans.txt"))
+    text = transcripts.read_text().splitlines()
+    at = next(i for i, line in enumerate(text) if line.startswith(files[3].stem))
+    text[at] = f"{files[3].stem} "
+    transcripts.write_text("\n".join(text) + "\n")
+    with open(next(files[4].parent.glob("*.trans.txt"))) as file:
+        assert files[4].stem in file.read()
+    audio, rate = soundfile.read(files[4])
+    soundfile.write(files[4], audio[:1600], rate)  # a tenth of a second for a whole sentence
+
+    results = run(tiny(folder, tmp_path / "run"))
+    left_out = _left_out(tmp_path / "run")
+    assert left_out.keys() == {file.stem for file in files[:5]}
+    assert "empty" in left_out[files[0].stem]
+    assert "truncated" in left_out[files[1].stem]
+    assert "transcript" in left_out[files[3].stem]
+    assert "labels" in left_out[files[4].stem] and "frames" in left_out[files[4].stem]
+    logged = caplog.text
+    assert all(file.stem in logged for file in files[:5])
+    assert results["tests"]["test-synthetic"]["utterances"] > 0
+
+
+def test_bad_test_audio_is_an_error(dirty, tiny, tmp_path, capsys):
+    folder, _ = dirty
+    victim = sorted((folder / "test-synthetic").rglob("*.flac"))[0]
+    victim.write_bytes(victim.read_bytes()[:2000])
+    refused(tiny(folder, tmp_path / "run"), capsys, victim.name)
