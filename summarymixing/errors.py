@@ -2,4 +2,4 @@
 
 
 class InputError(ValueError):
-    """Raised for what a user gave wrong; the message is one line that names the thing and what would be right."""
+    """Raised for what a user gave wrong: one line that names the thing and what would be right."""

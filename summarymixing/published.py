@@ -112,7 +112,7 @@ def _host_patterns():
     patterns = {
         "positional_encoding.pe",
         "positional_encoding_decoder.pe",
-        *(f"{head}.w.{kind}" for head in ("ctc_lin", "seq_lin", "#") for kind in ("weight", "bias")),
+        *(f"{head}.w.{kind}" for head in ("ctc_lin", "seq_lin", "#") for kind in _KINDS.values()),
     }
     with torch.device("meta"):
         for encoder in ENCODERS:

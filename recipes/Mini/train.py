@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""CTC + attention on the synthetic corpus of the demo: python train.py hparams/RECIPE.yaml --data_folder=…"""
+"""CTC + attention on the demo's corpus: python train.py hparams/RECIPE.yaml --data_folder=…"""
 
 from summarymixing.training.experiment import main
 from summarymixing.training.seq2seq import CTCAttentionBrain

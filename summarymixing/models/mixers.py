@@ -6,7 +6,6 @@ A mixer is called as SpeechBrain calls its attention,
 
 import math
 
-import torch
 from speechbrain.lobes.models.transformer.Transformer import PositionalEncoding
 from speechbrain.nnet.attention import MultiheadAttention, RelPosMHAXL, RoPEMHA
 from speechbrain.nnet.hypermixing import HyperMixing

@@ -1,6 +1,5 @@
 """The SummaryMixing cell (arXiv 2307.07421): a linear-time replacement for self-attention."""
 
-import torch
 from torch import nn
 from torch.nn import functional as F
 

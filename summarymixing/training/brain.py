@@ -106,7 +106,7 @@ class ASRBrain(sb.Brain):
             self.scaler.step(self.optimizer)
         else:
             self.skipped_steps += 1
-            logger.warning("step skipped: the gradient is not finite (%d so far)", self.skipped_steps)
+            logger.warning("step %d skipped: gradient not finite", self.optimizer_step + 1)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
         self.optimizer_step += 1

@@ -2,7 +2,6 @@
 
 import csv
 import logging
-import os
 
 import torch
 from speechbrain.dataio.dataset import DynamicItemDataset
@@ -158,8 +157,3 @@ def read_manifest(path, longest_first=False):
     if longest_first:
         rows = sorted(rows, key=lambda row: -float(row["duration"]))
     return rows
-
-
-def prepare(hparams):
-    """Runs the recipe's preparation; returns {"train": path, "valid": path, test set: path}."""
-    return hparams["prepare"](manifest_folder=os.path.join(hparams["output_folder"], "manifests"))

@@ -58,8 +58,12 @@ def run(brain_class, argv):
     if hparams.get("threads"):
         torch.set_num_threads(hparams["threads"])
 
-    run_on_main(data.prepare, args=[hparams])
-    manifests = data.prepare(hparams)
+    manifests = {}
+
+    def prepare():
+        manifests.update(hparams["prepare"](manifest_folder=os.path.join(folder, "manifests")))
+
+    run_on_main(prepare, post_func=prepare)  # the other processes find the work done
     train_rows = data.read_manifest(manifests["train"])
     tokenizer = _tokenizer(hparams, train_rows)
 

@@ -53,8 +53,6 @@ class CTCAttentionBrain(ASRBrain):
     @torch.no_grad()
     def search(self, encoded, lengths, stage):
         """Valid or test search of hparams over the modules."""
-        search = (
-            self.hparams.valid_search if stage == sb.Stage.VALID else self.hparams.test_search
-        )
+        search = self.hparams.valid_search if stage == sb.Stage.VALID else self.hparams.test_search
         modules = {name: self.raw(name) for name in ("Transformer", "ctc_lin", "seq_lin")}
         return search(modules, encoded.float(), lengths)

@@ -74,9 +74,7 @@ def test_greedy_is_speechbrains(modules, batch):
 @torch.no_grad()
 def test_joint_is_speechbrains(modules, batch):
     encoded, lengths, alone = batch
-    scorer = ScorerBuilder(
-        full_scorers=[CTCScorer(modules["ctc_lin"], 0, 2)], weights={"ctc": 0.4}
-    )
+    scorer = ScorerBuilder(full_scorers=[CTCScorer(modules["ctc_lin"], 0, 2)], weights={"ctc": 0.4})
     theirs = S2STransformerBeamSearcher(
         modules=[modules["Transformer"], modules["seq_lin"]], bos_index=1, eos_index=2,
         min_decode_ratio=0.0, max_decode_ratio=1.0, beam_size=3, using_eos_threshold=False,

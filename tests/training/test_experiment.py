@@ -134,9 +134,7 @@ def test_heads_that_do_not_divide(corpus, tiny, tmp_path, capsys):
 
 def test_output_folder_of_a_different_experiment(corpus, tiny, tmp_path, capsys):
     run(tiny(corpus, tmp_path / "run"))
-    refused(
-        tiny(corpus, tmp_path / "run", d_model=32), capsys, "different experiment", "d_model"
-    )
+    refused(tiny(corpus, tmp_path / "run", d_model=32), capsys, "different experiment", "d_model")
 
 
 def test_tokenizer_that_does_not_fit(corpus, tiny, tmp_path, capsys):
