@@ -14,7 +14,7 @@ def main():
     )
     parser.add_argument("folder", metavar="FOLDER", help="where the corpus goes")
     parser.add_argument("--seed", type=int, default=1234)
-    parser.add_argument("--train-minutes", type=float, default=60.0)
+    parser.add_argument("--train-minutes", type=float, default=40.0)
     parser.add_argument("--valid-minutes", type=float, default=3.0)
     parser.add_argument("--test-minutes", type=float, default=5.0)
     parser.add_argument("--workers", type=int, help="speakers at a time (default: one per CPU)")

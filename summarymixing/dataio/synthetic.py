@@ -92,30 +92,29 @@ GRAMMAR = {
     "PLACE": "3 IN THE <ROOM> | 2 ON THE <SURFACE> | 2 NEAR <THING> | 1 BEHIND <THING>"
     " | 1 UNDER THE <SURFACE>",
     "ADJECTIVE": "<COLOUR> | <STATE>",
-    "STATE": "OLD | NEW | SMALL | LARGE | BROKEN",
-    "COLOUR": "RED | BLUE | GREEN | YELLOW | BLACK | WHITE | ORANGE",
-    "NOUN": "BOX | CUP | BOOK | LAMP | COAT | CAMERA | PICTURE | BOTTLE | UMBRELLA | GUITAR",
-    "GOODS": "APPLES | EGGS | CANDLES | LETTERS | POTATOES",
-    "DEVICE": "LAMP | RADIO | HEATER | TELEVISION",
-    "ROOM": "KITCHEN | GARDEN | BEDROOM | OFFICE | GARAGE | LIBRARY",
-    "SURFACE": "TABLE | SHELF | CHAIR | FLOOR",
+    "STATE": "OLD | NEW | SMALL",
+    "COLOUR": "RED | BLUE | GREEN | YELLOW",
+    "NOUN": "BOX | BOOK | LAMP | CAMERA | PICTURE | UMBRELLA",
+    "GOODS": "APPLES | CANDLES | POTATOES",
+    "DEVICE": "LAMP | RADIO | HEATER",
+    "ROOM": "KITCHEN | GARDEN | OFFICE | GARAGE",
+    "SURFACE": "TABLE | SHELF",
     "SWITCH": "ON | OFF",
     "OPENING": "OPEN | CLOSE",
     "OPENED": "DOOR | WINDOW | <COLOUR> BOX | GARAGE",
     "VEHICLE": "TRAIN | BUS",
-    "VERB": "HAS | WANTS | BOUGHT | LOST | FOUND | SOLD",
-    "NAME": "ANNA | PETER | MARIA | DAVID | SUSAN | THOMAS | EMMA",
-    "CITY": "LONDON | PARIS | BERLIN | MADRID | TOKYO | CHICAGO",
+    "VERB": "HAS | WANTS | FOUND | SOLD",
+    "NAME": "PETER | MARIA | DAVID | SUSAN",
+    "CITY": "LONDON | BERLIN | MADRID | CHICAGO",
     "TIME": "2 <HOUR> | 2 <HOUR> <DAYTIME> | 2 HALF PAST <HOUR> | 1 A QUARTER TO <HOUR>"
     " | 1 <BELOW_TEN> MINUTES PAST <HOUR>",
     "HOUR": "<BELOW_TEN> | TEN | ELEVEN | TWELVE",
     "DAYTIME": "IN THE MORNING | IN THE EVENING | TOMORROW | TONIGHT",
     "NUMBER": "3 <BELOW_HUNDRED> | 1 <BELOW_TEN> HUNDRED"
     " | 1 <BELOW_TEN> HUNDRED AND <BELOW_HUNDRED> | 1 <BELOW_HUNDRED> THOUSAND",
-    "BELOW_HUNDRED": "2 <BELOW_TEN> | 2 <TEENS> | 1 <TENS> | 2 <TENS> <BELOW_TEN>",
+    "BELOW_HUNDRED": "2 <BELOW_TEN> | 1 <TEENS> | 1 <TENS> | 2 <TENS> <BELOW_TEN>",
     "BELOW_TEN": "TWO | THREE | FOUR | FIVE | SIX | SEVEN | EIGHT | NINE",
-    "TEENS": "TEN | ELEVEN | TWELVE | THIRTEEN | FOURTEEN | FIFTEEN | SIXTEEN | SEVENTEEN"
-    " | EIGHTEEN | NINETEEN",
+    "TEENS": "TEN | ELEVEN | TWELVE",
     "TENS": "TWENTY | THIRTY | FORTY | FIFTY | SIXTY | SEVENTY | EIGHTY | NINETY",
 }
 
@@ -154,7 +153,7 @@ class Speaker:
 
 
 def make_corpus(
-    folder, seed=1234, train_minutes=60.0, valid_minutes=3.0, test_minutes=5.0, workers=None
+    folder, seed=1234, train_minutes=40.0, valid_minutes=3.0, test_minutes=5.0, workers=None
 ):
     """Synthesises the corpus, or what an interrupted call left to do.
 

@@ -237,7 +237,7 @@ class ASRBrain(sb.Brain):
         self._averaged = True
 
     def score(self, name, dataset, loader_kwargs):
-        """Decodes a test set; its scores, and an alignment report beside the results.
+        """Decodes a test set; its scores. Hypotheses and alignments go into files of their own.
 
         Arguments
         ---------
@@ -253,10 +253,15 @@ class ASRBrain(sb.Brain):
         self.evaluate(dataset, test_loader_kwargs=loader_kwargs)
         self.scores[name] = metrics.score(self.references, self.hypotheses)
         if if_main_process():
-            report = os.path.join(self.hparams.output_folder, f"alignments_{name}.txt")
-            with open(report, "w", encoding="utf-8") as file:
-                file.write(metrics.alignment_report(self.references, self.hypotheses))
+            lines = [f"{i}\t{text}" for i, text in sorted(self.hypotheses.items())]
+            self._write(f"hypotheses_{name}.txt", "\n".join(lines))
+            report = metrics.alignment_report(self.references, self.hypotheses)
+            self._write(f"alignments_{name}.txt", report)
         return self.scores[name]
+
+    def _write(self, name, text):
+        with open(os.path.join(self.hparams.output_folder, name), "w", encoding="utf-8") as file:
+            file.write(text + "\n")
 
 
 def recoverable_model(modules):

@@ -45,6 +45,8 @@ def test_results_and_what_is_left(corpus, tiny, tmp_path, capsys):
     assert {"torch", "speechbrain", "summarymixing"} <= results["versions"].keys()
     assert (folder / "curve.png").stat().st_size > 5000
     assert (folder / "alignments_test-synthetic.txt").exists()
+    hypotheses = (folder / "hypotheses_test-synthetic.txt").read_text().splitlines()
+    assert len(hypotheses) == results["tests"]["test-synthetic"]["utterances"]
     assert len((folder / "curve.csv").read_text().splitlines()) == 3
     shown = capsys.readouterr().out
     for part in ("WER", "CER", "params", "minutes", "REF:", "curve.png", "results.json"):
