@@ -96,8 +96,11 @@ def _rename(key):
 
 def _is_host_key(key):
     pattern = _pattern(key)
+    # A whole model, under any name; or its encoder or decoder alone.
     return any(
-        pattern == known or pattern.endswith("." + known) or known.endswith("." + pattern)
+        pattern == known
+        or (pattern.endswith("." + known) and not known.startswith("#"))
+        or known in (f"encoder.{pattern}", f"decoder.{pattern}")
         for known in _host_patterns()
     )
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from summarymixing.dataio import manifests
 from summarymixing.errors import InputError
 
-_AUDIO = ".flac"
+_AUDIO = (".flac", ".wav", ".sph")  # LibriSpeech has FLAC; corpora in its layout may differ
 _TRANSCRIPT = ".trans.txt"
 
 
@@ -78,7 +78,7 @@ def prepare(data_folder, manifest_folder, train_splits, valid_splits, test_split
     folder = _corpus_folder(data_folder, [split for splits in parts.values() for split in splits])
     files = {}
     for split in dict.fromkeys(split for splits in parts.values() for split in splits):
-        listed = manifests.list_files(folder / split, (_AUDIO, _TRANSCRIPT), f"listing {split}")
+        listed = manifests.list_files(folder / split, (*_AUDIO, _TRANSCRIPT), f"listing {split}")
         if not any(path.endswith(_TRANSCRIPT) for path in listed):
             raise InputError(
                 f"{folder / split}: the split has no {_TRANSCRIPT} file;"
@@ -114,6 +114,7 @@ def _corpus_folder(data_folder, splits):
 def _load(paths):
     """Utterances of all transcript lines, and of all audio files without one."""
     audio = {path for path in paths if path.endswith(_AUDIO)}
+    unclaimed = set(audio)
     utterances = []
     for path in paths:
         if not path.endswith(_TRANSCRIPT):
@@ -122,10 +123,11 @@ def _load(paths):
         for line in manifests.read_lines(path):
             if line.strip():
                 id_, _, text = line.strip().partition(" ")
-                wav = os.path.join(chapter, id_ + _AUDIO)
-                audio.discard(wav)
+                names = [os.path.join(chapter, id_ + suffix) for suffix in _AUDIO]
+                wav = next((name for name in names if name in audio), names[0])
+                unclaimed.discard(wav)
                 utterances.append(manifests.Utterance(id_, wav, _speaker(wav), text))
-    for wav in audio:
+    for wav in unclaimed:
         utterances.append(manifests.Utterance(Path(wav).stem, wav, _speaker(wav), None))
     return utterances
 

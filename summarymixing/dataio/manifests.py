@@ -322,6 +322,8 @@ def existing_folder(folder, what="data folder"):
     >>> existing_folder("/").is_absolute()
     True
     """
+    if not isinstance(folder, (str, os.PathLike)) or not str(folder):
+        raise InputError(f"the {what} must be a path, got {folder!r}")
     path = Path(os.path.abspath(folder))  # without "..", as list_files returns paths
     if not path.exists():
         raise InputError(f"{path}: the {what} does not exist")

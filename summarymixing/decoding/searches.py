@@ -4,6 +4,8 @@ A search is built from numbers in YAML and called with the model's modules:
 `search(modules, encoded, lengths)` gives a list of token lists.
 """
 
+import os
+
 import torch
 from speechbrain.decoders import (
     CTCScorer,
@@ -88,8 +90,12 @@ class JointBeamSearch:
             raise InputError(f"beam_size must be at least 1, got {beam_size}")
         if not 0 <= ctc_weight <= 1:
             raise InputError(f"ctc_weight must be in [0, 1], got {ctc_weight}")
+        if not 0 < max_decode_ratio <= 1:
+            raise InputError(f"max_decode_ratio must be in (0, 1], got {max_decode_ratio}")
         if lm_file is not None and lm is None:
             raise InputError(f"lm_file={lm_file} needs lm, the class that it is a checkpoint of")
+        if lm_file is not None and not os.path.isfile(lm_file):
+            raise InputError(f"lm_file={lm_file}: there is no such file")
         self.beam_size = beam_size
         self.ctc_weight = ctc_weight
         self.temperature = temperature
@@ -106,6 +112,8 @@ class JointBeamSearch:
             self._searcher = self._build(modules, encoded.device)
         hypotheses = []
         for frames, length in zip(encoded, lengths.tolist()):
+            # SpeechBrain's searcher has no result without a step, however short the utterance.
+            self._searcher.max_decode_ratio = max(self.max_decode_ratio, 1.5 / length)
             found, *_ = self._searcher(
                 frames[:length].unsqueeze(0), torch.ones(1, device=encoded.device)
             )
@@ -116,7 +124,11 @@ class JointBeamSearch:
         scorers, weights = [], {}
         if self.lm_file is not None:
             lm = self.lm()
-            lm.load_state_dict(torch.load(self.lm_file, map_location="cpu"))
+            try:
+                lm.load_state_dict(torch.load(self.lm_file, map_location="cpu"))
+            except Exception as error:  # whatever torch makes of a file that is something else
+                reason = " ".join(str(error).split())[:300]
+                raise InputError(f"lm_file={self.lm_file} does not fit lm: {reason}") from error
             lm = lm.to(device).eval()
             scorers.append(TransformerLMScorer(lm, temperature=self.lm_temperature))
             weights["transformerlm"] = self.lm_weight

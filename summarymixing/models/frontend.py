@@ -2,8 +2,8 @@
 
 import torch
 from speechbrain.lobes.models import convolution
-from torch.nn import functional as F
 
+from summarymixing.errors import InputError
 from summarymixing.ops.padding import absolute_lengths, reflect
 
 
@@ -26,9 +26,18 @@ class ConvolutionFrontEnd(convolution.ConvolutionFrontEnd):
     def __init__(self, input_shape, *args, **kwargs):
         super().__init__(input_shape, *args, **kwargs)
         for block in self.values():
+            properties = block.filter_properties[0]
             if len(block.filter_properties) != 1 or block.reduce_conv is not None:
                 # A second convolution would need the lengths of its own.
-                raise ValueError("num_layers_per_block must be 1 and residuals False")
+                raise InputError("num_layers_per_block must be 1 and residuals False")
+            # For the rest, the host's "same" padding gives a frame more or less than it says.
+            if properties.stride > 1 and properties.dilation > 1:
+                raise InputError(
+                    f"dilation must be 1 where the stride is above 1, got {properties.dilation}"
+                )
+            padding = block.convs["conv_0"].padding
+            if padding != "same":
+                raise InputError(f"padding must be 'same', got {padding!r}")
 
     def frames(self, frames):
         """Output frames for a number of input frames (an integer or a tensor of them)."""
@@ -62,10 +71,7 @@ class ConvolutionFrontEnd(convolution.ConvolutionFrontEnd):
             properties = block.filter_properties[0]
             width = (properties.window_size - 1) // 2 * properties.dilation
             out_time = -(-time // properties.stride)
-            x = reflect(x, valid, width)
-            if x.shape[1] <= width:
-                x = F.pad(x, (0, 0) * (x.dim() - 2) + (0, width + 1 - x.shape[1]))
-            x = block(x)[:, :out_time]
+            x = block(reflect(x, valid, width))[:, :out_time]
             valid = -(-valid // properties.stride)
             time = out_time
         return x if lengths is None else (x, valid)

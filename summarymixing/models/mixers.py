@@ -4,8 +4,6 @@ A mixer is called as SpeechBrain calls its attention,
 `mixer(x, x, x, attn_mask=, key_padding_mask=, pos_embs=) -> (output, weights)`.
 """
 
-import math
-
 from speechbrain.lobes.models.transformer.Transformer import PositionalEncoding
 from speechbrain.nnet.attention import MultiheadAttention, RelPosMHAXL, RoPEMHA
 from speechbrain.nnet.hypermixing import HyperMixing
@@ -20,6 +18,7 @@ class UnlimitedPositionalEncoding(PositionalEncoding):
 
     Example
     -------
+    >>> import torch
     >>> UnlimitedPositionalEncoding(8, max_len=10)(torch.rand(1, 30, 8)).shape
     torch.Size([1, 30, 8])
     """
@@ -31,9 +30,8 @@ class UnlimitedPositionalEncoding(PositionalEncoding):
 
     def forward(self, x):
         """(batch, time, features) → (1, time, features)."""
-        if x.shape[1] > self.pe.shape[1]:
-            longer = PositionalEncoding(self.pe.shape[2], 2 ** math.ceil(math.log2(x.shape[1])))
-            self.pe = longer.pe.to(self.pe)
+        if x.shape[1] > self.max_len:
+            return PositionalEncoding(self.pe.shape[2], x.shape[1]).pe.to(self.pe)
         return self.pe[:, : x.shape[1]]
 
     def _load_from_state_dict(self, state_dict, prefix, *args):
@@ -89,6 +87,7 @@ def make_mixer(attention_type, d_model, nhead, d_ffn, dropout, **summary):
 
     Example
     -------
+    >>> import torch
     >>> mixer = make_mixer("RoPEMHA", d_model=16, nhead=4, d_ffn=32, dropout=0.0)
     >>> x = torch.rand(2, 5, 16)
     >>> mixer(x, x, x)[0].shape

@@ -1,12 +1,14 @@
 """The whole CTC + attention model: any encoder here with SpeechBrain's Transformer decoder."""
 
 from speechbrain.lobes.models.transformer import TransformerASR as host
+from speechbrain.lobes.models.transformer.Transformer import PositionalEncoding
+from speechbrain.nnet.activations import Swish
 from torch import nn
 
 from summarymixing.errors import InputError
 from summarymixing.models.branchformer import BranchformerEncoder, BranchformerEncoderLayer
 from summarymixing.models.conformer import ConformerEncoder, ConformerEncoderLayer
-from summarymixing.models.mixers import UnlimitedPositionalEncoding, make_mixer
+from summarymixing.models.mixers import MIXERS, UnlimitedPositionalEncoding, make_mixer
 from summarymixing.models.transformer import TransformerEncoder, TransformerEncoderLayer
 from summarymixing.nnet.mlp import HeadwiseLinear
 from summarymixing.ops.padding import absolute_lengths
@@ -31,7 +33,7 @@ class TransformerASR(host.TransformerASR):
     normalize_before, kernel_size, bias, encoder_module, conformer_activation,
     branchformer_activation, csgu_linear_units, gate_activation, use_linear_after_conv,
     output_hidden_states, layerdrop_prob
-        As in SpeechBrain's `TransformerASR`.
+        As in SpeechBrain's `TransformerASR`, its defaults included.
     attention_type : str
         The encoder's mixer: "SummaryMixing", "RoPEMHA", "RelPosMHAXL", "regularMHA",
         "hypermixing" or "none". Conformer and Branchformer have no positional encoding with
@@ -42,7 +44,7 @@ class TransformerASR(host.TransformerASR):
     local_proj_hid_dim, local_proj_out_dim, summary_hid_dim, summary_out_dim, mode
         Of the `SummaryMixing` cell; widths default to d_model.
     causal : bool
-        Only with SpeechBrain's attention types.
+        Only with SpeechBrain's attention types. SpeechBrain's default is True, ours is False.
 
     Example
     -------
@@ -66,13 +68,13 @@ class TransformerASR(host.TransformerASR):
         num_decoder_layers=6,
         d_ffn=2048,
         dropout=0.1,
-        activation=nn.GELU,
+        activation=nn.ReLU,
         positional_encoding="fixed_abs_sine",
-        normalize_before=True,
+        normalize_before=False,
         kernel_size=31,
         bias=True,
-        encoder_module="branchformer",
-        conformer_activation=nn.GELU,
+        encoder_module="transformer",
+        conformer_activation=Swish,
         branchformer_activation=nn.GELU,
         attention_type="SummaryMixing",
         max_length=2500,
@@ -93,8 +95,14 @@ class TransformerASR(host.TransformerASR):
             raise InputError(
                 f"encoder_module must be one of {', '.join(ENCODERS)}, got {encoder_module!r}"
             )
-        if d_model % nhead:
+        if attention_type not in MIXERS:
+            raise InputError(
+                f"attention_type must be one of {', '.join(MIXERS)}, got {attention_type!r}"
+            )
+        if not isinstance(nhead, int) or nhead < 1 or d_model % nhead:
             raise InputError(f"nhead must divide d_model={d_model}, got nhead={nhead}")
+        if encoder_module != "transformer" and kernel_size % 2 == 0:
+            raise InputError(f"kernel_size must be odd, got {kernel_size}")
         if causal and attention_type in ("SummaryMixing", "hypermixing"):
             raise InputError(f"causal: True is not possible with attention_type: {attention_type}")
         if attention_type in ("SummaryMixing", "none"):
@@ -121,21 +129,25 @@ class TransformerASR(host.TransformerASR):
             output_hidden_states=output_hidden_states,
         )
         for name in ("positional_encoding", "positional_encoding_decoder"):
-            if type(getattr(self, name, None)) is UnlimitedPositionalEncoding.__base__:
+            if type(getattr(self, name, None)) is PositionalEncoding:
                 setattr(self, name, UnlimitedPositionalEncoding(d_model, max_length))
 
+        def default(value, otherwise):
+            return otherwise if value is None else value
+
         summary = {
-            "local_proj_hid_dim": local_proj_hid_dim or [d_model],
-            "local_proj_out_dim": local_proj_out_dim or d_model,
-            "summary_hid_dim": summary_hid_dim or [d_model],
-            "summary_out_dim": summary_out_dim or d_model,
+            "local_proj_hid_dim": default(local_proj_hid_dim, [d_model]),
+            "local_proj_out_dim": default(local_proj_out_dim, d_model),
+            "summary_hid_dim": default(summary_hid_dim, [d_model]),
+            "summary_out_dim": default(summary_out_dim, d_model),
             "mode": mode,
         }
+        encoder_nhead = default(encoder_nhead, nhead)
 
         def layer():
             hyper_width = d_model * 4 if encoder_module == "branchformer" else d_ffn
             mixer = make_mixer(
-                attention_type, d_model, encoder_nhead or nhead, hyper_width, dropout, **summary
+                attention_type, d_model, encoder_nhead, hyper_width, dropout, **summary
             )
             if encoder_module == "conformer":
                 return ConformerEncoderLayer(
@@ -190,6 +202,8 @@ class TransformerASR(host.TransformerASR):
         decoder_out : torch.Tensor
             (batch, tokens, d_model).
         """
+        if tgt is not None and not hasattr(self, "decoder"):
+            raise InputError("num_decoder_layers is 0: there is no decoder to give targets to")
         return super().forward(src, tgt, self._fractions(wav_len, src), pad_idx)
 
     def encode(self, src, wav_len=None, pad_idx=0, dynchunktrain_config=None):

@@ -57,6 +57,7 @@ class SummaryMixing(nn.Module):
 
     Example
     -------
+    >>> import torch
     >>> cell = SummaryMixing(enc_dim=16, nhead=4, local_proj_hid_dim=[32], local_proj_out_dim=16,
     ...                      summary_hid_dim=[32], summary_out_dim=16)
     >>> x = torch.rand(2, 7, 16)
@@ -84,6 +85,12 @@ class SummaryMixing(nn.Module):
             raise InputError(f"mode must be one of {', '.join(MODES)}, got {mode!r}")
         if isinstance(nhead, bool) or not isinstance(nhead, int) or nhead < 1:
             raise InputError(f"nhead must be a positive integer, got {nhead!r}")
+        for name, widths in (
+            ("local_proj_hid_dim", local_proj_hid_dim),
+            ("summary_hid_dim", summary_hid_dim),
+        ):
+            if not isinstance(widths, (list, tuple)):
+                raise InputError(f"{name} must be a list of widths, got {widths!r}")
         local_widths = [enc_dim, *local_proj_hid_dim, local_proj_out_dim]
         summary_widths = [enc_dim, *summary_hid_dim, summary_out_dim]
         for width in (*local_widths, *summary_widths):

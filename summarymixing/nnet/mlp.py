@@ -49,7 +49,8 @@ class HeadwiseLinear(nn.Module):
     def forward(self, x):
         """(..., in_features) → (..., out_features)."""
         heads = x.unflatten(-1, (self.weight.shape[0], -1))
-        return (torch.einsum("...hi,hio->...ho", heads, self.weight) + self.bias).flatten(-2)
+        y = torch.einsum("...hi,hio->...ho", heads, self.weight)
+        return (y + self.bias.to(y.dtype)).flatten(-2)  # under autocast, y is narrower
 
 
 def mlp(widths, activation=nn.GELU, nhead=1):

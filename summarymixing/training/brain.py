@@ -3,6 +3,7 @@
 A recipe's objective is a subclass with `compute_forward`, `compute_objectives` and `search`.
 """
 
+import importlib.util
 import logging
 import os
 import time
@@ -11,6 +12,7 @@ import speechbrain as sb
 import torch
 from speechbrain.utils.checkpoints import average_checkpoints
 from speechbrain.utils.distributed import if_main_process
+from speechbrain.utils.seed import seed_everything
 from torch import nn
 
 from summarymixing import metrics
@@ -21,19 +23,24 @@ from summarymixing.training import curves
 logger = logging.getLogger(__name__)
 
 
+AVERAGED_BY = {"ACC": "max_key", "epoch": "max_key", "WER": "min_key", "loss": "min_key"}
+
+
 class ASRBrain(sb.Brain):
     """Trains a recogniser, validates it each epoch, and scores its averaged checkpoints.
 
     Reads from hparams: `compute_features`, `lr_schedule`, `number_of_epochs`, `epoch_counter`,
     `avg_checkpoints`, `avg_metric`, `output_folder`, `valid_search`, `valid_search_interval`,
-    `test_search`, `tensorboard`, and if it is there `fea_augment`.
+    `test_search`, `tensorboard`, `seed`, and if it is there `fea_augment`.
     """
 
     tokenizer = None  # set by the experiment
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
+        self._check()
         self.skipped_steps = 0
+        self.trained = False
         self.scores = {}
         self.references = {}
         self.hypotheses = {}
@@ -41,6 +48,18 @@ class ASRBrain(sb.Brain):
         self._train_loss = None
         self._started = None
         self._seconds_before = 0.0
+
+    def _check(self):
+        """What would otherwise fail at the end of a training, or of an epoch."""
+        metric, count = self.hparams.avg_metric, self.hparams.avg_checkpoints
+        if metric not in AVERAGED_BY:
+            raise InputError(f"avg_metric must be one of {', '.join(AVERAGED_BY)}, got {metric!r}")
+        if not isinstance(count, int) or count < 1:
+            raise InputError(f"avg_checkpoints must be a positive integer, got {count!r}")
+        if metric == "WER" and self.hparams.valid_search_interval != 1:
+            raise InputError("avg_metric: WER needs a WER every epoch: valid_search_interval: 1")
+        if self.hparams.tensorboard and importlib.util.find_spec("tensorboard") is None:
+            raise InputError("tensorboard: True needs the package: pip install tensorboard")
 
     # What a subclass says
 
@@ -118,6 +137,10 @@ class ASRBrain(sb.Brain):
         return min((self.hparams.epoch_counter.current - 1 + within) / epochs, 1.0)
 
     def on_stage_start(self, stage, epoch=None):
+        if stage == sb.Stage.TRAIN:
+            # A resumed run would otherwise draw the dropout and augmentation of epoch 1 again.
+            seed_everything(self.hparams.seed + epoch)
+            self.trained = True
         self._correct = self._predicted = 0
         self.references, self.hypotheses = {}, {}
 
@@ -165,7 +188,7 @@ class ASRBrain(sb.Brain):
         if wer is not None:
             meta["WER"] = wer
         metric = self.hparams.avg_metric
-        higher_is_better = metric in ("ACC", "epoch")
+        higher_is_better = AVERAGED_BY[metric] == "max_key"
         self.checkpointer.save_and_keep_only(
             meta=meta,
             num_to_keep=self.hparams.avg_checkpoints,
@@ -208,11 +231,10 @@ class ASRBrain(sb.Brain):
     def _curve(self):
         return curves.read(self._curve_file()) if os.path.exists(self._curve_file()) else []
 
-    @property
-    def train_seconds(self):
-        """Seconds spent training and validating, in all runs of this experiment."""
+    def training(self):
+        """Epochs, and seconds of training and validating, in all runs of this experiment."""
         rows = self._curve()
-        return rows[-1]["seconds"] if rows else 0.0
+        return (rows[-1]["epoch"], rows[-1]["seconds"]) if rows else (0, 0.0)
 
     # Evaluation
 
@@ -221,9 +243,8 @@ class ASRBrain(sb.Brain):
         if self._averaged:
             return
         metric = self.hparams.avg_metric
-        key = "max_key" if metric in ("ACC", "epoch") else "min_key"
         checkpoints = self.checkpointer.find_checkpoints(
-            **{key: metric}, max_num_checkpoints=self.hparams.avg_checkpoints
+            **{AVERAGED_BY[metric]: metric}, max_num_checkpoints=self.hparams.avg_checkpoints
         )
         if not checkpoints:
             raise InputError(

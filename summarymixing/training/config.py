@@ -1,16 +1,24 @@
 """Loading a recipe's YAML, with every mistake in it said in one line."""
 
 import difflib
+import glob
 import os
 import re
+import traceback
 
 import ruamel.yaml
 from hyperpyyaml import load_hyperpyyaml, resolve_references
+from speechbrain.utils.run_opts import RunOptions
 
 from summarymixing.errors import InputError
 
-# What a run cannot change and still continue an earlier one in the same folder.
-IDENTITY = ("seed", "token_type", "output_neurons", "model", "prepare")
+# What a run may change and still continue an earlier one in the same folder.
+MAY_CHANGE = (
+    "data_folder output_folder number_of_epochs epoch_counter threads tensorboard num_workers "
+    "precision eval_precision grad_accumulation_factor batch_seconds max_batch_utterances "
+    "valid_batch_size valid_search_interval valid_search test_search valid_beam_size "
+    "test_beam_size test_ctc_weight temperature lm_file lm_weight avg_checkpoints avg_metric"
+).split()
 
 
 def load(path, overrides=""):
@@ -52,15 +60,44 @@ def load(path, overrides=""):
         raise InputError(f"{path}: {_explain(error)}") from error
 
 
+def check_complete(path, hparams, required, optional):
+    """Raises InputError for a key that is missing, or that nothing reads.
+
+    Arguments
+    ---------
+    path : str
+        The recipe.
+    hparams : dict
+        Loaded from it.
+    required, optional : list of str
+        What the library reads; SpeechBrain's run options and what the recipe's own `!ref`s read
+        are known besides.
+    """
+    for key in required:
+        if key not in hparams:
+            raise InputError(f"{path}: the key {key!r} is missing")
+    with open(path, encoding="utf-8") as file:
+        text = file.read()
+    known = {*required, *optional, *RunOptions().as_dict()}
+    for key, value in hparams.items():
+        built = not isinstance(value, (str, int, float, list, type(None)))
+        if key not in known and not built and f"<{key}>" not in text:
+            close = difflib.get_close_matches(key, known, 1)
+            hint = f"; did you mean {close[0]}?" if close else ""
+            raise InputError(f"{path}: nothing reads the key {key!r}{hint}")
+
+
 def check_same_experiment(path, overrides, output_folder):
-    """Raises InputError if `output_folder` holds a run of another model, seed, text or corpus.
+    """Raises InputError if `output_folder` holds checkpoints of another experiment.
+
+    Another model, seed, corpus, tokenizer or optimizer, say: anything but `MAY_CHANGE`.
 
     Example
     -------
     >>> check_same_experiment("any.yaml", "", "a/folder/that/is/not/there")
     """
     saved = os.path.join(output_folder, "hyperparams.yaml")
-    if not os.path.exists(saved):
+    if not os.path.exists(saved) or not glob.glob(os.path.join(output_folder, "save", "CKPT*")):
         return
     with open(saved, encoding="utf-8") as file:
         before = _flat(ruamel.yaml.YAML().load(file))
@@ -80,12 +117,10 @@ def _flat(tree, prefix=""):
     found = {}
     for key, value in tree.items():
         name = f"{prefix}{key}"
-        if not prefix and key not in IDENTITY:
+        if not prefix and key in MAY_CHANGE or name == "prepare.data_folder":
             continue
         tag = getattr(getattr(value, "tag", None), "value", None)
-        if name == "prepare":  # which corpus; it may have moved to another folder
-            found[name] = tag
-        elif isinstance(value, dict):
+        if isinstance(value, dict):
             found[name] = tag
             found |= _flat(value, f"{name}.")
         else:
@@ -149,4 +184,6 @@ def _explain(error):
         return f"{missing[1]} is required: give --{missing[1]}=…"
     if isinstance(error, (InputError, ImportError, FileNotFoundError)):
         return " ".join(str(error).split())
+    if isinstance(error, AssertionError) and not text:
+        text = traceback.extract_tb(error.__traceback__)[-1].line
     return f"{type(error).__name__}: " + " ".join(text.split())

@@ -2,10 +2,12 @@
 
 import csv
 import logging
+import os
 
 import torch
 from speechbrain.dataio.dataset import DynamicItemDataset
 from speechbrain.dataio.sampler import DynamicBatchSampler
+from speechbrain.utils.distributed import if_main_process
 
 from summarymixing.dataio import audio, manifests
 from summarymixing.errors import InputError
@@ -31,7 +33,7 @@ def dataset(rows, tokenizer, sample_rate=16000, speed_perturb=None):
     Returns
     -------
     DynamicItemDataset
-        Items: id, wrd (str), sig (samples,), tokens, tokens_bos and tokens_eos (LongTensor).
+        Items: id, wrd (str), sig (samples,), tokens_bos and tokens_eos (LongTensor).
     """
 
     def read(wav):
@@ -42,19 +44,14 @@ def dataset(rows, tokenizer, sample_rate=16000, speed_perturb=None):
         ids = tokenizer.encode(text)
         yield torch.tensor([tokenizer.bos_id(), *ids])
         yield torch.tensor([*ids, tokenizer.eos_id()])
-        yield torch.tensor(ids, dtype=torch.long)
 
     return DynamicItemDataset(
         {row["ID"]: row for row in rows},
         dynamic_items=[
             {"func": read, "takes": "wav", "provides": "sig"},
-            {
-                "func": tokens,
-                "takes": "wrd",
-                "provides": ["tokens_bos", "tokens_eos", "tokens"],
-            },
+            {"func": tokens, "takes": "wrd", "provides": ["tokens_bos", "tokens_eos"]},
         ],
-        output_keys=["id", "sig", "wrd", "tokens_bos", "tokens_eos", "tokens"],
+        output_keys=["id", "sig", "wrd", "tokens_bos", "tokens_eos"],
     )
 
 
@@ -99,9 +96,11 @@ def trainable(rows, tokenizer, frames, report, max_seconds=None):
             kept.append(row)
             continue
         dropped.append({"ID": row["ID"], "wav": row["wav"], "reason": reason})
+    if os.path.exists(report) and if_main_process():
+        os.remove(report)  # an earlier run's
     for drop in dropped[:NAMED]:
         logger.warning("left out of training: %(ID)s (%(wav)s): %(reason)s", drop)
-    if dropped:
+    if dropped and if_main_process():
         with open(report, "w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, ["ID", "wav", "reason"])
             writer.writeheader()

@@ -1,5 +1,6 @@
 """The one main(): from a recipe's YAML to results.json."""
 
+import json
 import logging
 import os
 import sys
@@ -16,6 +17,15 @@ from summarymixing.training import config, data, results
 from summarymixing.training.brain import recoverable_model
 
 logger = logging.getLogger(__name__)
+
+# What the library reads from a recipe, besides what the recipe's own !ref read.
+REQUIRED = (
+    "seed output_folder prepare token_type output_neurons number_of_epochs batch_seconds "
+    "max_batch_utterances num_buckets num_workers valid_batch_size valid_search_interval "
+    "ctc_weight label_smoothing avg_checkpoints avg_metric tensorboard sample_rate "
+    "compute_features model epoch_counter opt_class lr_schedule valid_search test_search"
+).split()
+OPTIONAL = "tokenizer_file max_seconds threads speed_perturb fea_augment".split()
 
 
 def main(brain_class, argv=None):
@@ -35,7 +45,8 @@ def main(brain_class, argv=None):
     try:
         run(brain_class, sys.argv[1:] if argv is None else argv)
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        # From a data worker it comes with the worker's traceback in its text.
+        print(f"error: {str(error).split('InputError: ')[-1].strip()}", file=sys.stderr)
         sys.exit(2)
 
 
@@ -44,6 +55,7 @@ def run(brain_class, argv):
     hparams_file, run_opts, overrides = sb.parse_arguments(argv)
     ddp_init_group(run_opts)
     hparams = config.load(hparams_file, overrides)
+    config.check_complete(hparams_file, hparams, REQUIRED, OPTIONAL)
     folder = hparams["output_folder"]
     config.check_same_experiment(hparams_file, overrides, folder)
     sb.create_experiment_directory(
@@ -106,7 +118,8 @@ def run(brain_class, argv):
 
 def _quieten():
     # Said once an epoch, and by SpeechBrain's own decoder about its own masks.
-    logging.getLogger("speechbrain.dataio.sampler").setLevel(logging.WARNING)
+    for name in ("speechbrain.dataio.sampler", "speechbrain.utils.seed"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message="Support for mismatched key_padding_mask")
 
 
@@ -167,15 +180,21 @@ def _finish(brain, hparams):
     if not if_main_process():
         ddp_barrier()
         return None
-    content = results.write_results(
-        os.path.join(folder, "results.json"),
-        brain.scores,
-        params=sum(p.numel() for p in brain.modules.parameters()),
-        train_seconds=brain.train_seconds,
-        epochs=hparams["epoch_counter"].current,
-        seed=hparams["seed"],
-        device=str(brain.device),
-    )
+    epochs, seconds = brain.training()
+    facts = {
+        "params": sum(p.numel() for p in brain.modules.parameters()),
+        "train_seconds": seconds,
+        "epochs": epochs,
+        "seed": hparams["seed"],
+        "device": str(brain.device),
+    }
+    path = os.path.join(folder, "results.json")
+    if os.path.exists(path) and not brain.trained:
+        # This run has only decoded: the command and the memory are those of the training.
+        with open(path, encoding="utf-8") as file:
+            before = json.load(file)
+        facts |= {key: before[key] for key in ("command", "peak_memory_bytes")}
+    content = results.write_results(path, brain.scores, **facts)
     last = list(brain.scores)[-1]
     print(f"\n{results.table(content)}\n")
     print(f"Examples from {last}:\n{results.examples(brain.references, brain.hypotheses)}\n")

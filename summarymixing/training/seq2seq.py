@@ -32,10 +32,16 @@ class CTCAttentionBrain(ASRBrain):
     def compute_objectives(self, predictions, batch, stage):
         """The joint loss, each part a sum over tokens and a mean over utterances."""
         ctc, attention, lengths = predictions
-        tokens, token_fractions = batch.tokens
         tokens_eos, eos_fractions = batch.tokens_eos
+        ends = absolute_lengths(eos_fractions, tokens_eos.shape[1])
+        # The labels of CTC are the same without the eos at each end.
         loss_ctc = ctc_loss(
-            ctc, tokens, lengths / ctc.shape[1], token_fractions, BLANK, reduction="batchmean"
+            ctc,
+            tokens_eos,
+            lengths / ctc.shape[1],
+            (ends - 1) / tokens_eos.shape[1],
+            BLANK,
+            reduction="batchmean",
         )
         loss_attention = kldiv_loss(
             attention,
@@ -45,7 +51,6 @@ class CTCAttentionBrain(ASRBrain):
             reduction="batchmean",
         )
         if stage != sb.Stage.TRAIN:
-            ends = absolute_lengths(eos_fractions, tokens_eos.shape[1])
             self.count_accuracy(attention, tokens_eos, ends)
         weight = self.hparams.ctc_weight
         return weight * loss_ctc + (1 - weight) * loss_attention

@@ -1,5 +1,7 @@
 """Beside SpeechBrain: equal where it is right, and taken by what it offers around its models."""
 
+import inspect
+
 import pytest
 import torch
 from speechbrain.decoders import CTCScorer, S2STransformerBeamSearcher, ScorerBuilder
@@ -181,3 +183,10 @@ def test_beam_search(encoder):
         assert any(found)
         hypotheses, *_ = _searcher(summary, heads)(summary.encode(source), lengths)
     assert len(hypotheses) == 2
+
+
+def test_defaults_are_the_hosts():
+    ours = inspect.signature(TransformerASR).parameters
+    theirs = inspect.signature(HostASR).parameters
+    different = {name for name in theirs if ours[name].default != theirs[name].default}
+    assert different == {"attention_type", "causal"}
