@@ -182,7 +182,9 @@ class ASRBrain(sb.Brain):
         }
         if if_main_process():
             curves.append(self._curve_file(), epoch, **values)
-            curves.draw(self._curve_file(), os.path.join(self.hparams.output_folder, "curve.png"))
+            folder = self.hparams.output_folder
+            title = "/".join(os.path.abspath(folder).split(os.sep)[-3:])
+            curves.draw(self._curve_file(), os.path.join(folder, "curve.png"), title)
             self._log_epoch(epoch, values)
         meta = {"ACC": accuracy, "loss": valid_loss, "epoch": epoch}
         if wer is not None:
