@@ -99,6 +99,8 @@ class TransformerASR(host.TransformerASR):
             raise InputError(
                 f"attention_type must be one of {', '.join(MIXERS)}, got {attention_type!r}"
             )
+        if not isinstance(d_model, int) or d_model < 1:
+            raise InputError(f"d_model must be a positive integer, got {d_model!r}")
         if not isinstance(nhead, int) or nhead < 1 or d_model % nhead:
             raise InputError(f"nhead must divide d_model={d_model}, got nhead={nhead}")
         if encoder_module != "transformer" and kernel_size % 2 == 0:
