@@ -157,9 +157,7 @@ def test_keys_of_a_recipe_that_are_missing_or_misspelt(tmp_path):
     _written(tmp_path, "seed", "seed")
     with pytest.raises(InputError, match="the key 'valid_batch_size' is missing"):
         _written(tmp_path, "valid_batch_size: 20\n", "")
-    with pytest.raises(
-        InputError, match="nothing reads the key .precison"
-    ):
+    with pytest.raises(InputError, match="nothing reads the key .precison"):
         _written(tmp_path, "precision:", "precison:")
 
 

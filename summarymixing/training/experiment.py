@@ -113,7 +113,11 @@ def run(brain_class, argv):
     )
     for name, dataset in tests.items():
         brain.score(name, dataset, dict(valid_loader))
-    return _finish(brain, hparams)
+    content = _finish(brain, hparams) if if_main_process() else None
+    ddp_barrier()
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+    return content
 
 
 def _quieten():
@@ -177,9 +181,6 @@ def _frames(hparams):
 
 def _finish(brain, hparams):
     folder = hparams["output_folder"]
-    if not if_main_process():
-        ddp_barrier()
-        return None
     epochs, seconds = brain.training()
     facts = {
         "params": sum(p.numel() for p in brain.modules.parameters()),
@@ -201,5 +202,4 @@ def _finish(brain, hparams):
     print(f"Learning curve:  {os.path.join(folder, 'curve.png')}")
     print(f"Alignments:      {os.path.join(folder, f'alignments_{last}.txt')}")
     print(f"Results:         {os.path.join(folder, 'results.json')}")
-    ddp_barrier()
     return content
