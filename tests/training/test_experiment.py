@@ -29,7 +29,7 @@ def refused(command, capsys, *expected):
 
 
 def test_results_and_what_is_left(corpus, tiny, tmp_path, capsys):
-    results = run(tiny(corpus, tmp_path / "run", number_of_epochs=2))
+    results = run(tiny(corpus, tmp_path / "run", number_of_epochs=2, tensorboard=True))
     folder = tmp_path / "run"
     assert json.loads((folder / "results.json").read_text()) == results
     assert list(results["tests"]) == ["valid", "test-synthetic"]
@@ -45,6 +45,7 @@ def test_results_and_what_is_left(corpus, tiny, tmp_path, capsys):
     assert {"torch", "speechbrain", "summarymixing"} <= results["versions"].keys()
     assert (folder / "curve.png").stat().st_size > 5000
     assert (folder / "alignments_test-synthetic.txt").exists()
+    assert any((folder / "tensorboard").iterdir())
     hypotheses = (folder / "hypotheses_test-synthetic.txt").read_text().splitlines()
     assert len(hypotheses) == results["tests"]["test-synthetic"]["utterances"]
     assert len((folder / "curve.csv").read_text().splitlines()) == 3
@@ -61,6 +62,25 @@ def test_results_and_what_is_left(corpus, tiny, tmp_path, capsys):
     run(tiny(corpus, tmp_path / "run", number_of_epochs=3))
     assert (folder / "curve.csv").read_text().startswith(curve)
     assert len((folder / "curve.csv").read_text().splitlines()) == 4
+
+
+def test_the_best_checkpoints_are_averaged(corpus, tiny, tmp_path, monkeypatch):
+    tested = {}
+    finish = experiment._finish
+
+    def keep_brain(brain, hparams):
+        model = brain.checkpointer.recoverables["model"]
+        tested.update({name: tensor.clone() for name, tensor in model.state_dict().items()})
+        return finish(brain, hparams)
+
+    monkeypatch.setattr(experiment, "_finish", keep_brain)
+    options = {"number_of_epochs": 3, "avg_checkpoints": 2, "lr": 0.01, "warmup_steps": 2}
+    run(tiny(corpus, tmp_path / "run", **options))
+    last = sorted((tmp_path / "run" / "save").glob("CKPT*"))[-2:]
+    first, second = (torch.load(folder / "model.ckpt") for folder in last)
+    assert any(not torch.equal(first[name], second[name]) for name in first)
+    for name, tensor in tested.items():
+        torch.testing.assert_close(tensor, (first[name] + second[name]) / 2)
 
 
 def test_interrupted_run_ends_like_an_uninterrupted_one(corpus, tiny, tmp_path):
