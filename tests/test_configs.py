@@ -179,7 +179,7 @@ def test_fixed_parts_of_an_experiment(tmp_path):
         {"d_model": 32},
         {"seed": 4},
         {"output_neurons": 31},
-        {"token_type": "char"},
+        {"token_type": "bpe"},
         {"lr": 1.0},
         {"tokenizer_file": "other.model"},
         {"n_mels": 40},
