@@ -8,7 +8,15 @@ import torch
 
 ROOT = Path(__file__).parents[1]
 
-torch.set_num_threads(1)  # tensors this small are slower on more
+
+@pytest.fixture(autouse=True)
+def _reproducible_on_one_thread():
+    # Tensors this small are slower on several threads, much slower on a busy machine.
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")
@@ -22,7 +30,7 @@ def corpus(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def an4():
+def an4_folder():
     """The folder of AN4, or skip."""
     folder = Path(os.environ.get("SUMMARYMIXING_AN4", ROOT.parent / "shared" / "data" / "an4"))
     if not (folder / "etc").is_dir():

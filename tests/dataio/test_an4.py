@@ -1,6 +1,4 @@
 import logging
-import os
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -161,12 +159,8 @@ def test_folder_errors(corpus, tmp_path):
         prepare(corpus, tmp_path)
 
 
-def test_public_corpus(tmp_path):
-    beside = Path(__file__).parents[3] / "shared" / "data" / "an4"
-    folder = Path(os.environ.get("SUMMARYMIXING_AN4", beside))
-    if not folder.is_dir():
-        pytest.skip(f"AN4 is not in {folder}; set SUMMARYMIXING_AN4 to its folder")
-    paths = an4.prepare(folder, tmp_path)
+def test_public_corpus(an4_folder, tmp_path):
+    paths = an4.prepare(an4_folder, tmp_path)
     train, valid = manifests.read(paths["train"]), manifests.read(paths["valid"])
     assert (len(train), len(valid)) == (848, 100)
     speakers = {row["spk_id"] for row in train + valid}
@@ -175,4 +169,4 @@ def test_public_corpus(tmp_path):
     assert {row["spk_id"] for row in valid} == set(an4.VALID_SPEAKERS)
     assert all(row["wrd"] and "<" not in row["wrd"] for row in train + valid)
     assert not (tmp_path / "train.dropped.csv").exists()
-    assert ("test" in paths) == (folder / "etc" / "an4_test.fileids").exists()
+    assert ("test" in paths) == (an4_folder / "etc" / "an4_test.fileids").exists()

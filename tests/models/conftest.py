@@ -10,16 +10,6 @@ from summarymixing.models.transformer_asr import TransformerASR
 MELS = 12
 
 
-@pytest.fixture(autouse=True)
-def _reproducible_on_one_thread():
-    # Tensors this small are slower on several threads, much slower on a busy machine.
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    yield
-    torch.set_num_threads(threads)
-
-
 def _make_model(encoder_module, attention_type="SummaryMixing", **changes):
     """A TransformerASR with biases and scales that are not those of a fresh one, in eval mode."""
     arguments = {
