@@ -13,7 +13,7 @@ PACKAGE = ROOT.name
 # What a part of the package may import of the package itself; itself is understood.
 INSIDE = {
     "errors": set(),
-    "ops": set(),
+    "ops": {"errors"},
     "nnet": {"ops", "errors"},
     "models": {"nnet", "ops", "errors"},
     "published": {"models", "nnet", "ops", "errors"},
