@@ -10,20 +10,16 @@ import time
 
 import speechbrain as sb
 import torch
-from speechbrain.utils.checkpoints import average_checkpoints
 from speechbrain.utils.distributed import if_main_process
 from speechbrain.utils.seed import seed_everything
-from torch import nn
 
 from summarymixing import metrics
 from summarymixing.errors import InputError
 from summarymixing.ops.padding import absolute_lengths
 from summarymixing.training import curves
+from summarymixing.training.checkpoints import AVERAGED_BY, load_average
 
 logger = logging.getLogger(__name__)
-
-
-AVERAGED_BY = {"ACC": "max_key", "epoch": "max_key", "WER": "min_key", "loss": "min_key"}
 
 
 class ASRBrain(sb.Brain):
@@ -244,19 +240,7 @@ class ASRBrain(sb.Brain):
         """Loads the average of the best checkpoints, strictly, once for all test sets."""
         if self._averaged:
             return
-        metric = self.hparams.avg_metric
-        checkpoints = self.checkpointer.find_checkpoints(
-            **{AVERAGED_BY[metric]: metric}, max_num_checkpoints=self.hparams.avg_checkpoints
-        )
-        if not checkpoints:
-            raise InputError(
-                f"no checkpoint with {metric} in {self.checkpointer.checkpoints_dir}: "
-                "train first, without --test_only"
-            )
-        self.checkpointer.load_checkpoint(checkpoints[0])
-        model = self.checkpointer.recoverables["model"]
-        model.load_state_dict(average_checkpoints(checkpoints, "model"), strict=True)
-        logger.info("testing the average of %d checkpoints (best %s)", len(checkpoints), metric)
+        load_average(self.checkpointer, self.hparams.avg_metric, self.hparams.avg_checkpoints)
         self._averaged = True
 
     def score(self, name, dataset, loader_kwargs):
@@ -285,8 +269,3 @@ class ASRBrain(sb.Brain):
     def _write(self, name, text):
         with open(os.path.join(self.hparams.output_folder, name), "w", encoding="utf-8") as file:
             file.write(text + "\n")
-
-
-def recoverable_model(modules):
-    """All modules with parameters, as the one entry "model" of a checkpoint."""
-    return nn.ModuleDict({k: v for k, v in modules.items() if any(True for _ in v.parameters())})

@@ -14,7 +14,7 @@ from speechbrain.utils.distributed import ddp_barrier, ddp_init_group, if_main_p
 from summarymixing.dataio import tokenizer as tokenizers
 from summarymixing.errors import InputError
 from summarymixing.training import config, data, results
-from summarymixing.training.brain import recoverable_model
+from summarymixing.training.checkpoints import recoverable_model
 
 logger = logging.getLogger(__name__)
 
