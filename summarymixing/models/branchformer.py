@@ -6,7 +6,9 @@ from speechbrain.lobes.models.transformer import Branchformer as host
 from torch import nn
 
 from summarymixing.models.mixers import NoMixer
+from summarymixing.models.streaming import StreamingEncoder, nested, part
 from summarymixing.nnet.mlp import mlp
+from summarymixing.ops.convolution import chunked_convolution
 from summarymixing.ops.padding import reflect
 
 
@@ -44,7 +46,24 @@ class SpatialGatingUnit(convolution.ConvolutionalSpatialGatingUnit):
     def forward(self, x, lengths=None):
         """(batch, time, 2 channels) → (batch, time, channels)."""
         x, gate = x.chunk(2, dim=-1)
-        gate = self.conv(self.norm(gate), lengths)
+        return self._gate(x, self.conv(self.norm(gate), lengths))
+
+    def stream(self, x, chunks, state, padding=None):
+        """As `forward`, (x, state): a chunk sees zeros beyond its end, where reflection cannot be.
+
+        padding (batch, time), True = padding.
+        """
+        x, gate = x.chunk(2, dim=-1)
+        gate = self.norm(gate)
+        if padding is not None:
+            gate = gate.masked_fill(padding.unsqueeze(-1), 0)
+        conv = self.conv.conv
+        gate, past = chunked_convolution(
+            gate, conv.weight, conv.bias, chunks.chunk_size, state.get("past")
+        )
+        return self._gate(x, gate), {"past": past}
+
+    def _gate(self, x, gate):
         if self.use_linear_after_conv:
             gate = self.linear(gate)
         return self.dropout(x * self.activation(gate))
@@ -74,6 +93,12 @@ class ConvolutionBranch(host.ConvolutionBranch):
         """(batch, time, features), lengths (batch,) in frames."""
         x = self.activation(self.pre_channel_proj(x))
         return self.post_channel_proj(self.csgu(x, lengths))
+
+    def stream(self, x, chunks, state, padding=None):
+        """(batch, time, features), whole chunks → (same, state)."""
+        x = self.activation(self.pre_channel_proj(x))
+        x, state = self.csgu.stream(x, chunks, state, padding)
+        return self.post_channel_proj(x), state
 
 
 class BranchformerEncoderLayer(host.BranchformerEncoderLayer):
@@ -126,25 +151,47 @@ class BranchformerEncoderLayer(host.BranchformerEncoderLayer):
             self.merge_proj = mlp([merged, *merge_hid_dim, d_model], activation)
 
     def forward(self, x, src_mask=None, src_key_padding_mask=None, pos_embs=None):
-        """(batch, time, d_model) → (same, attention weights or None); masks True = excluded."""
+        """(batch, time, d_model) → (same, attention weights or None); masks True = excluded.
+
+        Chunks come as `src_mask`.
+        """
+        if hasattr(src_mask, "chunk_size"):
+            return self.stream(x, src_mask, {}, src_key_padding_mask)[0], None
         lengths = None if src_key_padding_mask is None else (~src_key_padding_mask).sum(1)
-        branches = [self.dropout(self.convolution_branch(self.norm_conv(x), lengths))]
-        weights = None
-        if self.has_mixer:
-            y = self.norm_mhsa(x)
-            y, weights = self.mha_layer(
-                y,
-                y,
-                y,
-                attn_mask=src_mask,
-                key_padding_mask=src_key_padding_mask,
-                pos_embs=pos_embs,
-            )
-            branches.insert(0, self.dropout(y))
-        return x + self.dropout(self.merge_proj(torch.cat(branches, dim=-1))), weights
+        local = self.convolution_branch(self.norm_conv(x), lengths)
+        y = self.norm_mhsa(x)
+        y, weights = self.mha_layer(
+            y,
+            y,
+            y,
+            attn_mask=src_mask,
+            key_padding_mask=src_key_padding_mask,
+            pos_embs=pos_embs,
+        )
+        return self._merge(x, y, local), weights
+
+    def stream(self, x, chunks, state, padding=None):
+        """(batch, time, d_model), whole chunks → (same, state): see `models.streaming`."""
+        local, past = self.convolution_branch.stream(
+            self.norm_conv(x), chunks, part(state, "convolution"), padding
+        )
+        y, mixer = self.mha_layer.stream(self.norm_mhsa(x), chunks, part(state, "mixer"), padding)
+        return self._merge(x, y, local), nested({"mixer": mixer, "convolution": past})
+
+    def initial_state(self, batch_size, chunks, like):
+        """The state of streams that have not begun, on the device and in the type of `like`."""
+        conv = self.convolution_branch.csgu.conv.conv
+        past = like.new_zeros(batch_size, conv.kernel_size[0] // 2, conv.in_channels)
+        mixer = self.mha_layer.initial_state(batch_size, chunks, like.device)
+        return nested({"mixer": mixer, "convolution": {"past": past}})
+
+    def _merge(self, x, mixed, local):
+        branches = [self.dropout(mixed)] if self.has_mixer else []
+        branches.append(self.dropout(local))
+        return x + self.dropout(self.merge_proj(torch.cat(branches, dim=-1)))
 
 
-class BranchformerEncoder(host.BranchformerEncoder):
+class BranchformerEncoder(StreamingEncoder, host.BranchformerEncoder):
     """SpeechBrain's Branchformer encoder over given layers.
 
     Arguments

@@ -3,8 +3,9 @@
 from speechbrain.lobes.models.transformer import Conformer as host
 from torch import nn
 
-from summarymixing.errors import InputError
 from summarymixing.models.mixers import NoMixer
+from summarymixing.models.streaming import StreamingEncoder, nested, part
+from summarymixing.ops.convolution import chunked_convolution
 
 
 class ConvolutionModule(host.ConvolutionModule):
@@ -17,14 +18,27 @@ class ConvolutionModule(host.ConvolutionModule):
     def forward(self, x, mask=None, dynchunktrain_config=None):
         """(batch, time, features); mask (batch, time, 1), True = padding."""
         if dynchunktrain_config is not None:
-            raise InputError("this encoder has no dynamic chunk training: set no chunk size")
-        x = self.bottleneck(self.layer_norm(x).transpose(1, 2))
-        if mask is not None:
-            x = x.masked_fill(mask.transpose(1, 2), 0)
-        x = self.conv(x)
+            return self.stream(x, dynchunktrain_config, {}, mask)[0]
+        x = self._before_conv(x, mask)
+        x = self.conv(x.transpose(1, 2))
         if self.causal:
             x = x[..., : -self.padding]
         return self.after_conv(x.transpose(1, 2))
+
+    def stream(self, x, chunks, state, mask=None):
+        """(batch, time, features), whole chunks → (same, state)."""
+        x, past = chunked_convolution(
+            self._before_conv(x, mask),
+            self.conv.weight,
+            self.conv.bias,
+            chunks.chunk_size,
+            state.get("past"),
+        )
+        return self.after_conv(x), {"past": past}
+
+    def _before_conv(self, x, mask):
+        x = self.bottleneck(self.layer_norm(x).transpose(1, 2)).transpose(1, 2)
+        return x if mask is None else x.masked_fill(mask, 0)
 
 
 class ConformerEncoderLayer(host.ConformerEncoderLayer):
@@ -67,8 +81,32 @@ class ConformerEncoderLayer(host.ConformerEncoderLayer):
         if isinstance(mixer, NoMixer):
             self.norm1 = nn.Identity()  # its parameters would never get a gradient
 
+    def forward(self, x, src_mask=None, src_key_padding_mask=None, pos_embs=None, **rest):
+        """As SpeechBrain's; chunks come as `src_mask`, and the mixer may be linear in time."""
+        if hasattr(src_mask, "chunk_size"):
+            return self.stream(x, src_mask, {}, src_key_padding_mask)[0], None
+        return super().forward(x, src_mask, src_key_padding_mask, pos_embs, **rest)
 
-class ConformerEncoder(host.ConformerEncoder):
+    def stream(self, x, chunks, state, padding=None):
+        """(batch, time, d_model), whole chunks → (same, state): see `models.streaming`."""
+        mask = None if padding is None else padding.unsqueeze(-1)
+        x = x + 0.5 * self.ffn_module1(x)
+        y, mixer = self.mha_layer.stream(self.norm1(x), chunks, part(state, "mixer"), padding)
+        x = x + y
+        y, past = self.convolution_module.stream(x, chunks, part(state, "convolution"), mask)
+        x = x + y
+        x = self.norm2(x + 0.5 * self.ffn_module2(x))
+        return x, nested({"mixer": mixer, "convolution": past})
+
+    def initial_state(self, batch_size, chunks, like):
+        """The state of streams that have not begun, on the device and in the type of `like`."""
+        conv = self.convolution_module.conv
+        past = like.new_zeros(batch_size, conv.kernel_size[0] // 2, conv.in_channels)
+        mixer = self.mha_layer.initial_state(batch_size, chunks, like.device)
+        return nested({"mixer": mixer, "convolution": {"past": past}})
+
+
+class ConformerEncoder(StreamingEncoder, host.ConformerEncoder):
     """SpeechBrain's Conformer encoder over given layers.
 
     Arguments

@@ -1,10 +1,13 @@
 """The mixers that an encoder layer can be given: one entry each.
 
 A mixer is called as SpeechBrain calls its attention,
-`mixer(x, x, x, attn_mask=, key_padding_mask=, pos_embs=) -> (output, weights)`.
+`mixer(x, x, x, attn_mask=, key_padding_mask=, pos_embs=) -> (output, weights)`. Those that can
+work chunk by chunk have `stream` and `initial_state` besides, as `summarymixing.nnet.cell` has.
 """
 
+import torch
 from speechbrain.lobes.models.transformer.Transformer import PositionalEncoding
+from speechbrain.lobes.models.transformer.TransformerASR import make_transformer_src_mask
 from speechbrain.nnet.attention import MultiheadAttention, RelPosMHAXL, RoPEMHA
 from speechbrain.nnet.hypermixing import HyperMixing
 from torch import nn
@@ -45,6 +48,43 @@ class NoMixer(nn.Module):
     def forward(self, query, key=None, value=None, **masks_and_positions):
         return query.new_zeros(()), None
 
+    def stream(self, x, chunks, state, padding=None):
+        return x.new_zeros(()), {}
+
+    def initial_state(self, batch_size, chunks, device="cpu"):
+        return {}
+
+
+class RoPEAttention(RoPEMHA):
+    """SpeechBrain's attention with rotary positions, which streams with a limited left context.
+
+    What it keeps of a stream are its inputs, as SpeechBrain does, a frame of the left context each.
+    """
+
+    def stream(self, x, chunks, state, padding=None):
+        """(batch, time, d_model), whole chunks → (same, state)."""
+        time = x.shape[1]
+        there = x.new_ones(*x.shape[:2], 1)
+        if padding is not None:
+            there = there.masked_fill(padding.unsqueeze(-1), 0)
+        joined = torch.cat([x, there], -1)
+        if state:
+            joined = torch.cat([state["inputs"], joined], 1)
+            state = {"inputs": joined[:, time:]}
+        x, there = joined[..., :-1], joined[..., -1]
+        mask = make_transformer_src_mask(x, dynchunktrain_config=chunks)
+        y, _ = self(x, x, x, attn_mask=mask, key_padding_mask=there == 0)
+        return y[:, -time:], state
+
+    def initial_state(self, batch_size, chunks, device="cpu"):
+        frames = chunks.left_context_size_frames()
+        if frames is None:
+            raise InputError(
+                "attention_type: RoPEMHA keeps every frame that it may see: it streams with a "
+                "limited left context only"
+            )
+        return {"inputs": torch.zeros(batch_size, frames, self.embed_dim + 1, device=device)}
+
 
 def _hyper_mixing(d_model, nhead, d_ffn, dropout, **summary):
     mixer = HyperMixing(d_model, d_ffn, tied=False, num_heads=nhead, fix_tm_hidden_size=False)
@@ -56,7 +96,7 @@ MIXERS = {
     "SummaryMixing": lambda d_model, nhead, d_ffn, dropout, **summary: SummaryMixing(
         enc_dim=d_model, nhead=nhead, global_dropout=dropout, **summary
     ),
-    "RoPEMHA": lambda d_model, nhead, d_ffn, dropout, **_: RoPEMHA(d_model, nhead, dropout),
+    "RoPEMHA": lambda d_model, nhead, d_ffn, dropout, **_: RoPEAttention(d_model, nhead, dropout),
     "RelPosMHAXL": lambda d_model, nhead, d_ffn, dropout, **_: RelPosMHAXL(d_model, nhead, dropout),
     "regularMHA": lambda d_model, nhead, d_ffn, dropout, **_: MultiheadAttention(
         nhead, d_model, dropout

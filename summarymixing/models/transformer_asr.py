@@ -1,7 +1,11 @@
 """The whole CTC + attention model: any encoder here with SpeechBrain's Transformer decoder."""
 
 from speechbrain.lobes.models.transformer import TransformerASR as host
-from speechbrain.lobes.models.transformer.Transformer import PositionalEncoding
+from speechbrain.lobes.models.transformer.Transformer import (
+    PositionalEncoding,
+    get_key_padding_mask,
+    get_lookahead_mask,
+)
 from speechbrain.nnet.activations import Swish
 from torch import nn
 
@@ -9,11 +13,15 @@ from summarymixing.errors import InputError
 from summarymixing.models.branchformer import BranchformerEncoder, BranchformerEncoderLayer
 from summarymixing.models.conformer import ConformerEncoder, ConformerEncoderLayer
 from summarymixing.models.mixers import MIXERS, UnlimitedPositionalEncoding, make_mixer
+from summarymixing.models.streaming import check_chunks
 from summarymixing.models.transformer import TransformerEncoder, TransformerEncoderLayer
 from summarymixing.nnet.mlp import HeadwiseLinear
-from summarymixing.ops.padding import absolute_lengths
+from summarymixing.ops.padding import absolute_lengths, padding_mask
 
 ENCODERS = ("conformer", "branchformer", "transformer")
+# What works chunk by chunk.
+CHUNKED_ENCODERS = ("conformer", "branchformer")
+CHUNKED_MIXERS = ("SummaryMixing", "RoPEMHA", "none")
 
 
 class TransformerASR(host.TransformerASR):
@@ -41,7 +49,7 @@ class TransformerASR(host.TransformerASR):
         tell one order of the frames from another.
     encoder_nhead : int, optional
         Heads of the mixer; those of the decoder's attention (`nhead`) when left out.
-    local_proj_hid_dim, local_proj_out_dim, summary_hid_dim, summary_out_dim, mode
+    local_proj_hid_dim, local_proj_out_dim, summary_hid_dim, summary_out_dim, mode, summaries
         Of the `SummaryMixing` cell; widths default to d_model.
     causal : bool
         Only with SpeechBrain's attention types. SpeechBrain's default is True, ours is False.
@@ -90,6 +98,7 @@ class TransformerASR(host.TransformerASR):
         summary_hid_dim=None,
         summary_out_dim=None,
         mode="SummaryMixing",
+        summaries=None,
     ):
         if encoder_module not in ENCODERS:
             raise InputError(
@@ -134,6 +143,9 @@ class TransformerASR(host.TransformerASR):
             if type(getattr(self, name, None)) is PositionalEncoding:
                 setattr(self, name, UnlimitedPositionalEncoding(d_model, max_length))
 
+        self.encoder_module = encoder_module
+        self.mixer = attention_type
+
         def default(value, otherwise):
             return otherwise if value is None else value
 
@@ -143,6 +155,7 @@ class TransformerASR(host.TransformerASR):
             "summary_hid_dim": default(summary_hid_dim, [d_model]),
             "summary_out_dim": default(summary_out_dim, d_model),
             "mode": mode,
+            "summaries": summaries,
         }
         encoder_nhead = default(encoder_nhead, nhead)
 
@@ -184,7 +197,7 @@ class TransformerASR(host.TransformerASR):
         )
         self._init_params()
 
-    def forward(self, src, tgt, wav_len=None, pad_idx=0):
+    def forward(self, src, tgt, wav_len=None, pad_idx=0, dynchunktrain_config=None):
         """Encodes and decodes with teacher forcing.
 
         Arguments
@@ -196,6 +209,10 @@ class TransformerASR(host.TransformerASR):
         wav_len : torch.Tensor, optional
             (batch,): frames of `src` if integers (exact), fractions of its time otherwise.
         pad_idx : int
+        dynchunktrain_config : DynChunkTrainConfig, optional
+            The encoder works chunk by chunk: SpeechBrain's chunk size in frames and left context
+            in chunks (None: no limit). Conformer and Branchformer with SummaryMixing, RoPEMHA or
+            no mixer; linear in time with SummaryMixing.
 
         Returns
         -------
@@ -204,21 +221,118 @@ class TransformerASR(host.TransformerASR):
         decoder_out : torch.Tensor
             (batch, tokens, d_model).
         """
-        if tgt is not None and not hasattr(self, "decoder"):
+        if not hasattr(self, "decoder"):
             raise InputError("num_decoder_layers is 0: there is no decoder to give targets to")
-        return super().forward(src, tgt, self._fractions(wav_len, src), pad_idx)
+        encoded = self.encode(src, wav_len, pad_idx, dynchunktrain_config)
+        hidden = ()
+        if self.output_hidden_states:
+            encoded, *hidden = encoded
+        embedded = self.custom_tgt_module(tgt)
+        positions = getattr(self, "positional_encoding_decoder", None) or self.positional_encoding
+        decoded, _, _ = self.decoder(
+            tgt=embedded + positions(embedded),
+            memory=encoded,
+            tgt_mask=get_lookahead_mask(tgt),
+            tgt_key_padding_mask=get_key_padding_mask(tgt, pad_idx=pad_idx),
+            memory_key_padding_mask=self._padding(encoded, wav_len),
+        )
+        return encoded, *hidden, decoded
 
     def encode(self, src, wav_len=None, pad_idx=0, dynchunktrain_config=None):
         """The encoder alone, with the arguments of `forward`; (batch, time, d_model)."""
-        return super().encode(src, self._fractions(wav_len, src), pad_idx, dynchunktrain_config)
+        src = self._source(src)
+        positions = None
+        if self.attention_type == "RelPosMHAXL":
+            positions = self.positional_encoding(src)
+        elif self.attention_type == "regularMHA":
+            src = src + self.positional_encoding(src)
+        if dynchunktrain_config is not None:
+            self._check_chunks(dynchunktrain_config)
+            mask = dynchunktrain_config
+        else:
+            mask = get_lookahead_mask(src) if self.causal else None
+        encoded, _, *hidden = self.encoder(
+            src,
+            src_mask=mask,
+            src_key_padding_mask=self._padding(src, wav_len),
+            pos_embs=positions,
+        )
+        return (encoded, *hidden) if hidden else encoded
+
+    def make_streaming_context(self, dynchunktrain_config, batch_size=1):
+        """The context of streams that have not begun, for `encode_streaming`.
+
+        Arguments
+        ---------
+        dynchunktrain_config : DynChunkTrainConfig
+            Chunk size in frames, left context in chunks (None: no limit, in constant memory with
+            SummaryMixing; not with RoPEMHA).
+        batch_size : int
+            Streams.
+
+        Returns
+        -------
+        summarymixing.models.streaming.StreamingContext
+        """
+        self._check_chunks(dynchunktrain_config)
+        return self.encoder.make_streaming_context(dynchunktrain_config, batch_size)
+
+    def encode_streaming(self, src, context, lengths=None):
+        """The next whole chunks of each stream; a stream's last ones may end within a chunk.
+
+        Joined, the outputs are those of `encode` on the whole with the context's configuration.
+
+        Arguments
+        ---------
+        src : torch.Tensor
+            (batch, time, features) or the front end's (batch, time, features, channels).
+        context : StreamingContext
+            From `make_streaming_context`; changed in place.
+        lengths : torch.Tensor, optional
+            (batch,): valid frames of each stream, where some streams end here.
+
+        Returns
+        -------
+        torch.Tensor
+            (batch, time, d_model).
+
+        Example
+        -------
+        >>> import torch
+        >>> from speechbrain.utils.dynamic_chunk_training import DynChunkTrainConfig
+        >>> model = TransformerASR(tgt_vocab=30, input_size=8, d_model=16, nhead=4, d_ffn=32,
+        ...     num_encoder_layers=2, num_decoder_layers=0, encoder_module="conformer").eval()
+        >>> chunks = DynChunkTrainConfig(chunk_size=4, left_context_size=None)
+        >>> context = model.make_streaming_context(chunks)
+        >>> frames = torch.rand(1, 10, 8)
+        >>> pieces = [model.encode_streaming(piece, context) for piece in frames.split(4, dim=1)]
+        >>> whole = model.encode(frames, dynchunktrain_config=chunks)
+        >>> torch.allclose(torch.cat(pieces, 1), whole, atol=1e-5)
+        True
+        """
+        src = self._source(src)
+        padding = None if lengths is None else padding_mask(lengths, src.shape[1])
+        return self.encoder.forward_streaming(src, context, padding=padding)[0]
+
+    def _source(self, src):
+        return self.custom_src_module(src.flatten(2))
 
     @staticmethod
-    def _fractions(lengths, src):
-        # The host rounds fraction x time to the nearest frame, which gives integers back exactly.
+    def _padding(frames, lengths):
         if lengths is None:
             return None
-        time = src.shape[1]
-        return (absolute_lengths(lengths, time).double() / time).float()
+        return padding_mask(absolute_lengths(lengths, frames.shape[1]), frames.shape[1])
+
+    def _check_chunks(self, chunks):
+        check_chunks(chunks)
+        if self.encoder_module not in CHUNKED_ENCODERS or self.mixer not in CHUNKED_MIXERS:
+            raise InputError(
+                f"chunks are for encoder_module {' or '.join(CHUNKED_ENCODERS)} with "
+                f"attention_type {', '.join(CHUNKED_MIXERS)}; this is {self.encoder_module} with "
+                f"{self.mixer}"
+            )
+        if self.causal:
+            raise InputError("chunks need an encoder with causal: False")
 
     def _init_params(self):
         super()._init_params()

@@ -1,11 +1,13 @@
 """The SummaryMixing cell (arXiv 2307.07421): a linear-time replacement for self-attention."""
 
+import torch
 from torch import nn
 from torch.nn import functional as F
 
 from summarymixing.errors import InputError
 from summarymixing.nnet.mlp import mlp
-from summarymixing.ops import means
+from summarymixing.nnet.summaries import DecayedMean, UtteranceMean
+from summarymixing.ops.means import state_dtype
 
 MODES = (
     "SummaryMixing",
@@ -22,6 +24,8 @@ class SummaryMixing(nn.Module):
     the activation (section 3 of the paper):
 
         h_t = c([f(x_t); mean over valid frames u of s(x_u)])
+
+    With several `summaries`, c is given the means of all of them, side by side.
 
     Arguments
     ---------
@@ -48,12 +52,15 @@ class SummaryMixing(nn.Module):
         frame u weighs decay^|t - u| in the mean of frame t.
     decay : float
         For "SummaryMixing-expdecay".
+    summaries : list, optional
+        What to average s over, instead of what the mode says: one or more of the classes in
+        `summarymixing.nnet.summaries`.
 
     Raises
     ------
     InputError
         (a ValueError) for an unknown mode, widths that are not positive or that heads do not
-        divide.
+        divide, several summaries with "SummaryMixing-lite".
 
     Example
     -------
@@ -79,6 +86,7 @@ class SummaryMixing(nn.Module):
         global_dropout=0.1,
         mode="SummaryMixing",
         decay=0.995,
+        summaries=None,
     ):
         super().__init__()
         if mode not in MODES:
@@ -96,18 +104,32 @@ class SummaryMixing(nn.Module):
         for width in (*local_widths, *summary_widths):
             if not isinstance(width, int) or width < 1:
                 raise InputError(f"widths of the cell must be positive integers, got {width!r}")
-        if not 0 < decay <= 1:
-            raise InputError(f"decay must be in (0, 1], got {decay}")
+        if summaries is None:
+            summaries = [DecayedMean(decay) if mode.endswith("expdecay") else UtteranceMean()]
+        if not isinstance(summaries, (list, tuple)) or not summaries:
+            raise InputError(f"summaries must be a list of one or more, got {summaries!r}")
+        for summary in summaries:
+            if not hasattr(summary, "slots"):
+                raise InputError(
+                    "summaries must be of the classes in summarymixing.nnet.summaries, "
+                    f"got {summary!r}"
+                )
         self.mode = mode
-        self.decay = decay
+        self.summaries = list(summaries)
 
         if mode == "SummaryMixing-lite":
+            if len(summaries) > 1:
+                raise InputError(
+                    "SummaryMixing-lite returns the summary itself: one only, "
+                    f"got {len(summaries)} summaries"
+                )
             if summary_out_dim != enc_dim:
                 raise InputError(
                     "SummaryMixing-lite returns the summary itself: summary_out_dim must be "
                     f"enc_dim={enc_dim}, got {summary_out_dim}"
                 )
             self.summary = mlp(summary_widths, activation, nhead)
+            self.summary_dim = summary_out_dim
             return
 
         if mode == "SummaryMixing-fast":
@@ -117,8 +139,9 @@ class SummaryMixing(nn.Module):
             self.local = mlp(local_widths, activation, nhead)
             self.summary = mlp(summary_widths, activation, nhead)
         self.local_dim = local_proj_out_dim
+        self.summary_dim = summary_out_dim
         self.dropout = nn.Dropout(global_dropout)
-        self.combine = nn.Linear(local_proj_out_dim + summary_out_dim, enc_dim)
+        self.combine = nn.Linear(local_proj_out_dim + summary_out_dim * len(summaries), enc_dim)
         self.activation = activation()
 
     def forward(
@@ -139,9 +162,11 @@ class SummaryMixing(nn.Module):
             (batch, time, enc_dim).
         key, value, pos_embs, return_attn_weights
             Ignored: the cell mixes a sequence with itself and knows no positions.
-        attn_mask : None
-            The summary is taken over the whole utterance: which frame sees which cannot be
-            restricted.
+        attn_mask : optional
+            Chunks: an object with `chunk_size` (frames) and `left_context_size` (chunks, None for
+            no limit), such as SpeechBrain's `DynChunkTrainConfig`. Each frame then summarises the
+            frames of its own chunk and of as many before it, no more, still in O(T). A mask of
+            frame by frame is refused.
         key_padding_mask : torch.Tensor, optional
             (batch, time), True = padding.
 
@@ -152,34 +177,98 @@ class SummaryMixing(nn.Module):
         None
             In the place of attention weights.
         """
-        if attn_mask is not None:
+        if attn_mask is not None and not hasattr(attn_mask, "chunk_size"):
             raise InputError(
-                "SummaryMixing summarises the whole utterance and takes no attn_mask: build the "
-                "encoder with causal: False and without dynamic chunks"
+                "SummaryMixing takes chunks (SpeechBrain's DynChunkTrainConfig) as attn_mask, "
+                f"which can be summarised in linear time, got {type(attn_mask).__name__}"
             )
-        if self.mode == "SummaryMixing-fast":
-            local, summary = self.shared(query).split(self.local_dim, dim=-1)
-        else:
-            summary = self.summary(query)
+        return self._mix(query, key_padding_mask, attn_mask, {})[0], None
 
-        if self.mode == "SummaryMixing-expdecay":
-            summary = means.decayed_mean(summary, self.decay, key_padding_mask)
+    def stream(self, x, chunks, state, padding=None):
+        """The next whole chunks of a stream; the last ones of it may end within a chunk.
+
+        The outputs, joined, are those of one call on the whole with these chunks.
+
+        Arguments
+        ---------
+        x : torch.Tensor
+            (batch, time, enc_dim).
+        chunks : object
+            As `attn_mask` of `forward`.
+        state : dict of str to torch.Tensor
+            From `initial_state` or from the call before.
+        padding : torch.Tensor, optional
+            (batch, time), True = padding.
+
+        Returns
+        -------
+        output : torch.Tensor
+            (batch, time, enc_dim).
+        state : dict of str to torch.Tensor
+            Of the same shapes.
+
+        Example
+        -------
+        >>> from types import SimpleNamespace
+        >>> cell = SummaryMixing(8, 1, [8], 8, [8], 8).eval()
+        >>> chunks = SimpleNamespace(chunk_size=2, left_context_size=None)
+        >>> x = torch.rand(1, 4, 8)
+        >>> first, state = cell.stream(x[:, :2], chunks, cell.initial_state(1, chunks))
+        >>> second, state = cell.stream(x[:, 2:], chunks, state)
+        >>> whole, _ = cell(x, attn_mask=chunks)
+        >>> torch.allclose(torch.cat([first, second], 1), whole, atol=1e-6)
+        True
+        """
+        return self._mix(x, padding, chunks, state)
+
+    def initial_state(self, batch_size, chunks, device="cpu"):
+        """The state of `batch_size` streams that have not begun: zeros, batch first."""
+        return {
+            str(i): torch.zeros(
+                batch_size,
+                summary.slots(chunks),
+                self.summary_dim + 1,
+                dtype=state_dtype(device),
+                device=device,
+            )
+            for i, summary in enumerate(self.summaries)
+        }
+
+    def _mix(self, x, padding, chunks, state):
+        time = x.shape[1]
+        if self.mode == "SummaryMixing-fast":
+            local, values = self.shared(x).split(self.local_dim, dim=-1)
         else:
-            summary = means.utterance_mean(summary, key_padding_mask)
+            values = self.summary(x)
+        found = [
+            summary(values, padding, chunks, state.get(str(i)))
+            for i, summary in enumerate(self.summaries)
+        ]
+        state = {str(i): after for i, (_, after) in enumerate(found)}
+        summaries = [mean for mean, _ in found]
+
+        def spread(mean):
+            """One a chunk → one a frame."""
+            if mean.shape[1] == time:
+                return mean
+            if mean.shape[1] == 1:
+                return mean.expand(-1, time, -1)
+            return mean.repeat_interleave(chunks.chunk_size, 1)[:, :time]
 
         if self.mode == "SummaryMixing-lite":
-            return summary.expand_as(query), None
+            return spread(summaries[0]), state
         if self.mode != "SummaryMixing-fast":
-            local = self.local(query)
+            local = self.local(x)
 
-        if self.training and self.dropout.p > 0:
-            # Published dropout falls on the summary of every frame independently.
-            summary = summary.expand(-1, query.shape[1], -1)
-        # combine([f; mean]) without the concatenation: in evaluation the summary's half is one
-        # product an utterance instead of one a frame.
-        for_local, for_summary = self.combine.weight.split(
-            (self.local_dim, self.combine.in_features - self.local_dim), dim=1
+        # combine([f; means]) without the concatenation: in evaluation a summary's part is one
+        # product a chunk or utterance instead of one a frame.
+        for_local, *for_summaries = self.combine.weight.split(
+            [self.local_dim] + [self.summary_dim] * len(summaries), dim=1
         )
         mixed = F.linear(self.dropout(local), for_local, self.combine.bias)
-        mixed = mixed + F.linear(self.dropout(summary), for_summary)
-        return self.activation(mixed), None
+        for mean, weight in zip(summaries, for_summaries):
+            if self.training and self.dropout.p > 0:
+                # Published dropout falls on the summary of every frame independently.
+                mean = self.dropout(spread(mean))
+            mixed = mixed + spread(F.linear(mean, weight))
+        return self.activation(mixed), state

@@ -1,9 +1,9 @@
 """The definitions, written to be read: O(T²) in time and memory, and the ground truth of the tests.
 
 SummaryMixing (arXiv 2307.07421, section 3) summarises an utterance by the mean of one vector a
-frame. Every function here takes `values` of shape (batch, time, features) and an optional
-`padding` mask of shape (batch, time), True = padding, and returns, for each frame, the weighted
-mean over the valid frames of its utterance.
+frame; its streaming form (arXiv 2409.07165) summarises what a chunk may see. Every mean here takes
+`values` of shape (batch, time, features) and an optional `padding` mask of shape (batch, time),
+True = padding, and returns, for each frame, a weighted mean over valid frames of its utterance.
 """
 
 import torch
@@ -24,7 +24,7 @@ def weighted_mean(values, weights, padding=None):
     Returns
     -------
     torch.Tensor
-        (batch, time, features); zero for an utterance without a valid frame.
+        (batch, time, features); zero where no frame counts.
 
     Example
     -------
@@ -37,21 +37,55 @@ def weighted_mean(values, weights, padding=None):
     result = torch.zeros_like(values)
     for b in range(values.shape[0]):
         frames = valid[b].nonzero().flatten()
-        if len(frames) == 0:
-            continue
         for t in range(values.shape[1]):
             w = weights[t, frames].unsqueeze(-1).to(values.dtype)
-            result[b, t] = (w * values[b, frames]).sum(0) / w.sum()
+            if w.sum() > 0:
+                result[b, t] = (w * values[b, frames]).sum(0) / w.sum()
     return result
 
 
-def utterance_mean(values, padding=None):
-    """Uniform mean over the valid frames (equation 1 of the paper), repeated for every frame."""
-    time = values.shape[1]
-    return weighted_mean(values, torch.ones(time, time), padding)
+def visible(time, chunk_size=None, left_context=None):
+    """(time, time), True where frame t may see frame u.
+
+    Example
+    -------
+    >>> visible(3, chunk_size=1, left_context=1).int().tolist()
+    [[1, 0, 0], [1, 1, 0], [0, 1, 1]]
+    """
+    chunk = torch.arange(time) // (chunk_size or time)
+    behind = chunk[:, None] - chunk
+    return (behind >= 0) & (behind <= (time if left_context is None else left_context))
 
 
-def decayed_mean(values, decay, padding=None):
-    """Mean with weights decay^|t - u| (SummaryMixing-expdecay)."""
+def chunk_mean(values, chunk_size=None, left_context=None, padding=None):
+    """Uniform mean over what each frame may see (equation 1 of the paper, without chunks)."""
+    weights = visible(values.shape[1], chunk_size, left_context).double()
+    return weighted_mean(values, weights, padding)
+
+
+def window_mean(values, left, right, chunk_size=None, left_context=None, padding=None):
+    """Uniform mean over frames t - left to t + right, as far as frame t may see them."""
+    t = torch.arange(values.shape[1])
+    offset = t - t[:, None]
+    near = (offset >= -left) & (offset <= right)
+    weights = near & visible(values.shape[1], chunk_size, left_context)
+    return weighted_mean(values, weights.double(), padding)
+
+
+def decayed_mean(values, decay, causal=False, chunk_size=None, left_context=None, padding=None):
+    """Mean with weights decay^|t - u| (SummaryMixing-expdecay), as far as frame t may see u."""
     t = torch.arange(values.shape[1], dtype=torch.float64)
-    return weighted_mean(values, decay ** (t[:, None] - t[None, :]).abs(), padding)
+    weights = decay ** (t[:, None] - t).abs() * visible(values.shape[1], chunk_size, left_context)
+    return weighted_mean(values, weights.tril() if causal else weights, padding)
+
+
+def chunked_convolution(x, weight, bias=None, chunk_size=None):
+    """Depthwise convolution, frame by frame: (batch, time, channels), weight (channels, 1, k)."""
+    time, width = x.shape[1], weight.shape[-1] // 2
+    chunk_size = chunk_size or time
+    y = torch.zeros_like(x)
+    for t in range(time):
+        end = min((t // chunk_size + 1) * chunk_size, time)
+        for u in range(max(t - width, 0), min(t + width + 1, end)):
+            y[:, t] = y[:, t] + x[:, u] * weight[:, 0, u - t + width]
+    return y if bias is None else y + bias
