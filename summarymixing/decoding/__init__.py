@@ -1,5 +1,11 @@
 """Searches from encoder output to tokens."""
 
 from summarymixing.decoding.searches import CTCGreedySearch, JointBeamSearch
+from summarymixing.decoding.transducer import TransducerBeamSearch, TransducerGreedySearch
 
-__all__ = ["CTCGreedySearch", "JointBeamSearch"]
+__all__ = [
+    "CTCGreedySearch",
+    "JointBeamSearch",
+    "TransducerBeamSearch",
+    "TransducerGreedySearch",
+]

@@ -20,23 +20,65 @@ BLANK, BOS, EOS = 0, 1, 2
 
 
 class CTCGreedySearch:
-    """The best token of every frame, repetitions and blanks removed.
+    """The best token of every frame, repetitions and blanks removed; whole or piece by piece.
 
     Example
     -------
     >>> modules = {"ctc_lin": torch.nn.Identity()}
     >>> frames = torch.eye(5)[[3, 3, 0, 3, 4, 4]].unsqueeze(0)
-    >>> CTCGreedySearch()(modules, frames, torch.tensor([5]))
+    >>> search = CTCGreedySearch()
+    >>> search(modules, frames, torch.tensor([5]))
     [[3, 3, 4]]
+    >>> state = search.initial_state(modules, batch_size=1)
+    >>> tokens, times, state = search.step(modules, frames[:, :5], torch.tensor([5]), state)
+    >>> tokens, times
+    ([[3, 3, 4]], [[0, 3, 4]])
+    >>> search.step(modules, frames[:, 5:], torch.tensor([1]), state)[0]
+    [[]]
     """
 
     def __call__(self, modules, encoded, lengths):
         """encoded (batch, time, d_model), lengths (batch,) in frames → list of lists of int."""
+        state = self.initial_state(modules, len(encoded))
+        return self.step(modules, encoded, lengths, state)[0]
+
+    def initial_state(self, modules, batch_size):
+        """State before the first frame, all zeros: "last" (batch,), the last frame's token."""
+        device = device_of(modules["ctc_lin"])
+        return {"last": torch.zeros(batch_size, dtype=torch.long, device=device)}
+
+    @torch.no_grad()
+    def step(self, modules, encoded, lengths, state):
+        """Goes on where `state` ends.
+
+        Arguments
+        ---------
+        modules : dict
+            With "ctc_lin".
+        encoded : torch.Tensor
+            (batch, time, d_model), the next frames of every utterance.
+        lengths : torch.Tensor
+            (batch,), int: how many of them are valid, from 0 on.
+        state : dict
+            Tensors, batch first: rows can be joined, dropped and reordered.
+
+        Returns
+        -------
+        tokens : list of list of int
+            Found in these frames.
+        frames : list of list of int
+            Where each of them was found, counted from the first of these frames.
+        state : dict
+        """
         best = modules["ctc_lin"](encoded).argmax(-1)
-        return [
-            [token for token in torch.unique_consecutive(row[:length]).tolist() if token != BLANK]
-            for row, length in zip(best, lengths)
-        ]
+        last = state["last"].to(best.device).unsqueeze(1)
+        known = torch.cat([last, best], dim=1)
+        lengths = lengths.to(best.device).long()
+        valid = torch.arange(best.shape[1], device=best.device) < lengths.unsqueeze(1)
+        found = valid & (best != BLANK) & (best != known[:, :-1])
+        tokens = [row[mask].tolist() for row, mask in zip(best, found)]
+        frames = [mask.nonzero().flatten().tolist() for mask in found]
+        return tokens, frames, {"last": known.gather(1, lengths.unsqueeze(1)).squeeze(1)}
 
 
 class JointBeamSearch:
@@ -147,3 +189,8 @@ class JointBeamSearch:
             length_normalization=True,
             scorer=ScorerBuilder(full_scorers=scorers, weights=weights) if scorers else None,
         )
+
+
+def device_of(module):
+    """Where a module's parameters are; the CPU if it has none."""
+    return next((parameter.device for parameter in module.parameters()), torch.device("cpu"))

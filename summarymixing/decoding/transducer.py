@@ -1,0 +1,245 @@
+"""Searches over a transducer: modules "predictor" and "joiner", and frames of its encoder.
+
+Both respect the lengths, and both always end: a frame gives `max_symbols_per_frame` tokens at most.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+
+from summarymixing.decoding.searches import BLANK, device_of
+from summarymixing.errors import InputError
+
+
+class TransducerGreedySearch:
+    """The best token of every frame until it is the blank; whole or piece by piece.
+
+    Arguments
+    ---------
+    max_symbols_per_frame : int
+        After as many tokens the next frame follows without a blank.
+
+    Example
+    -------
+    >>> from summarymixing.models.transducer import Joiner, Predictor
+    >>> _ = torch.manual_seed(0)
+    >>> modules = {"predictor": Predictor(9, 4, 8), "joiner": Joiner(16, 8, 9, 8)}
+    >>> encoded, lengths = torch.rand(2, 6, 16), torch.tensor([6, 3])
+    >>> search = TransducerGreedySearch(max_symbols_per_frame=2)
+    >>> whole = search(modules, encoded, lengths)
+    >>> state = search.initial_state(modules, batch_size=2)
+    >>> first, _, state = search.step(modules, encoded[:, :4], torch.tensor([4, 3]), state)
+    >>> second, _, state = search.step(modules, encoded[:, 4:], torch.tensor([2, 0]), state)
+    >>> [a + b for a, b in zip(first, second)] == whole
+    True
+    """
+
+    def __init__(self, max_symbols_per_frame=5):
+        _check_positive("max_symbols_per_frame", max_symbols_per_frame)
+        self.max_symbols_per_frame = max_symbols_per_frame
+
+    def __call__(self, modules, encoded, lengths):
+        """encoded (batch, time, d_model), lengths (batch,) in frames → list of lists of int."""
+        state = self.initial_state(modules, len(encoded))
+        return self.step(modules, encoded, lengths, state)[0]
+
+    def initial_state(self, modules, batch_size):
+        """State before the first frame, all zeros.
+
+        Arguments
+        ---------
+        modules : dict
+        batch_size : int
+
+        Returns
+        -------
+        dict
+            "token" (batch,), the last token; "hidden" and "cell", the predictor's before it.
+        """
+        device = device_of(modules["predictor"])
+        token = torch.full((batch_size,), BLANK, dtype=torch.long, device=device)
+        return {"token": token, **modules["predictor"].initial_state(batch_size)}
+
+    @torch.no_grad()
+    def step(self, modules, encoded, lengths, state):
+        """Goes on where `state` ends.
+
+        Arguments
+        ---------
+        modules : dict
+            With "predictor" and "joiner".
+        encoded : torch.Tensor
+            (batch, time, d_model), the next frames of every utterance.
+        lengths : torch.Tensor
+            (batch,), int: how many of them are valid, from 0 on.
+        state : dict
+            Tensors, batch first: rows can be joined, dropped and reordered.
+
+        Returns
+        -------
+        tokens : list of list of int
+            Found in these frames.
+        frames : list of list of int
+            Where each of them was found, counted from the first of these frames.
+        state : dict
+        """
+        predictor, joiner = modules["predictor"], modules["joiner"]
+        tokens, frames = ([[] for _ in encoded] for _ in range(2))
+        ahead = _feed(predictor, state)
+        for time in range(encoded.shape[1]):
+            active = time < lengths.to(encoded.device)
+            for _ in range(self.max_symbols_per_frame):
+                best = joiner(encoded[:, time], ahead["predicted"]).argmax(-1)
+                active = active & (best != BLANK)
+                rows = active.nonzero().flatten().tolist()
+                if not rows:
+                    break
+                for row, token in zip(rows, best[active].tolist()):
+                    tokens[row].append(token)
+                    frames[row].append(time)
+                new = {"token": best, "hidden": ahead["hidden"], "cell": ahead["cell"]}
+                state = _where(active, new, state)
+                ahead = _where(active, _feed(predictor, new), ahead)
+        return tokens, frames, state
+
+
+class TransducerBeamSearch:
+    """The hypotheses with the highest total probability over their alignments, one beam a frame.
+
+    In every frame each hypothesis may grow by 0 to `max_symbols_per_frame` tokens before its blank.
+    Hypotheses with the same tokens are one: their probabilities add up. With a beam that holds
+    all hypotheses the search is exact. Every utterance is searched alone, so that its neighbours
+    have no say.
+
+    Arguments
+    ---------
+    beam_size : int
+        Hypotheses kept; 1 is `TransducerGreedySearch`.
+    max_symbols_per_frame : int
+
+    Example
+    -------
+    >>> from summarymixing.models.transducer import Joiner, Predictor
+    >>> _ = torch.manual_seed(0)
+    >>> modules = {"predictor": Predictor(9, 4, 8), "joiner": Joiner(16, 8, 9, 8)}
+    >>> encoded, lengths = torch.rand(2, 6, 16), torch.tensor([6, 3])
+    >>> search = TransducerBeamSearch(beam_size=4, max_symbols_per_frame=2)
+    >>> best = search(modules, encoded, lengths)
+    >>> tokens, log_probability = search.nbest(modules, encoded, lengths)[0][0]
+    >>> tokens == best[0], log_probability < 0
+    (True, True)
+    """
+
+    def __init__(self, beam_size=10, max_symbols_per_frame=5):
+        _check_positive("beam_size", beam_size)
+        _check_positive("max_symbols_per_frame", max_symbols_per_frame)
+        self.beam_size = beam_size
+        self.max_symbols_per_frame = max_symbols_per_frame
+
+    def __call__(self, modules, encoded, lengths):
+        """encoded (batch, time, d_model), lengths (batch,) in frames → list of lists of int."""
+        if self.beam_size == 1:
+            return TransducerGreedySearch(self.max_symbols_per_frame)(modules, encoded, lengths)
+        return [hypotheses[0][0] for hypotheses in self.nbest(modules, encoded, lengths)]
+
+    @torch.no_grad()
+    def nbest(self, modules, encoded, lengths):
+        """The `beam_size` best hypotheses of each utterance, or as many as there are.
+
+        Arguments
+        ---------
+        modules : dict
+            With "predictor" and "joiner".
+        encoded : torch.Tensor
+            (batch, time, d_model).
+        lengths : torch.Tensor
+            (batch,), int, in frames.
+
+        Returns
+        -------
+        list of list of (list of int, float)
+            For each utterance tokens and natural log probabilities, the best first.
+        """
+        return [
+            self._search(modules["predictor"], modules["joiner"], frames[:length])
+            for frames, length in zip(encoded, lengths.tolist())
+        ]
+
+    def _search(self, predictor, joiner, frames):
+        start = {"token": torch.full((1,), BLANK, device=frames.device)}
+        beam = _Beam([()], [0.0], _feed(predictor, start | predictor.initial_state(1)))
+        for frame in frames:
+            beam = self._frame(predictor, joiner, frame.unsqueeze(0), beam)
+        return [(list(tokens), score) for tokens, score in zip(beam.tokens, beam.scores)]
+
+    def _frame(self, predictor, joiner, frame, beam):
+        """The beam after a frame, from the beam before it."""
+        tensors = []  # of the beams in this frame, each grown from the one before
+        ended = {}  # tokens: (score after the blank, row in all these tensors)
+        for grown in range(self.max_symbols_per_frame + 1):
+            scores = joiner(frame, beam.tensors["predicted"]).double().log_softmax(-1)
+            scores += scores.new_tensor(beam.scores).unsqueeze(1)
+            first = sum(len(one["predicted"]) for one in tensors)
+            tensors.append(beam.tensors)
+            for row, (tokens, score) in enumerate(zip(beam.tokens, scores[:, BLANK].tolist())):
+                earlier, row = ended.get(tokens, (-math.inf, first + row))
+                ended[tokens] = _logaddexp(earlier, score), row
+            if grown < self.max_symbols_per_frame:
+                beam = self._grow(predictor, beam, scores, ended)
+                if not beam.tokens:
+                    break
+        best = sorted(ended.items(), key=lambda item: -item[1][0])[: self.beam_size]
+        rows = torch.tensor([row for _, (_, row) in best], device=frame.device)
+        return _Beam(
+            [tokens for tokens, _ in best],
+            [score for _, (score, _) in best],
+            {name: torch.cat([one[name] for one in tensors])[rows] for name in tensors[0]},
+        )
+
+    def _grow(self, predictor, beam, scores, ended):
+        """The best hypotheses with one more token, of those that may still enter the beam."""
+        kept = sorted((score for score, _ in ended.values()), reverse=True)[: self.beam_size]
+        # A blank will lower the score further, so what is below the beam stays there.
+        floor = kept[-1] if len(kept) == self.beam_size else -math.inf
+        scores = scores[:, BLANK + 1 :]
+        best, places = scores.flatten().topk(min(self.beam_size, scores.numel()))
+        best, places = best[best > floor], places[best > floor]
+        parents = places // scores.shape[1]
+        new = {name: beam.tensors[name][parents] for name in ("hidden", "cell")}
+        new["token"] = places % scores.shape[1] + BLANK + 1
+        tokens = [
+            (*beam.tokens[parent], token)
+            for parent, token in zip(parents.tolist(), new["token"].tolist())
+        ]
+        return _Beam(tokens, best.tolist(), _feed(predictor, new) if tokens else {})
+
+
+class _Beam(NamedTuple):
+    tokens: list  # of tuples
+    scores: list  # of natural log probabilities
+    tensors: dict  # "predicted", "hidden", "cell": (hypotheses, ...)
+
+
+def _feed(predictor, state):
+    """The predictor's output and state after the token of a state."""
+    predicted, after = predictor(state["token"].unsqueeze(1), state)
+    return {"predicted": predicted.squeeze(1), **after}
+
+
+def _where(rows, new, old):
+    """Tensors of `new` in the rows that a mask (batch,) names, those of `old` in the others."""
+    return {
+        name: torch.where(rows.view(-1, *[1] * (new[name].ndim - 1)), new[name], old[name])
+        for name in old
+    }
+
+
+def _logaddexp(a, b):
+    high, low = max(a, b), min(a, b)
+    return high if low == -math.inf else high + math.log1p(math.exp(low - high))
+
+
+def _check_positive(name, value):
+    if not isinstance(value, int) or value < 1:
+        raise InputError(f"{name} must be a positive integer, got {value!r}")
