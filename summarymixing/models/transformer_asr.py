@@ -205,7 +205,7 @@ class TransformerASR(host.TransformerASR):
         src : torch.Tensor
             (batch, time, features) or the front end's (batch, time, features, channels).
         tgt : torch.Tensor
-            (batch, tokens), beginning with the bos token.
+            (batch, tokens), beginning with the bos token. None: encodes only, as `encode`.
         wav_len : torch.Tensor, optional
             (batch,): frames of `src` if integers (exact), fractions of its time otherwise.
         pad_idx : int
@@ -221,6 +221,8 @@ class TransformerASR(host.TransformerASR):
         decoder_out : torch.Tensor
             (batch, tokens, d_model).
         """
+        if tgt is None:  # as the host; data-parallel training sees calls of forward only
+            return self.encode(src, wav_len, pad_idx, dynchunktrain_config)
         if not hasattr(self, "decoder"):
             raise InputError("num_decoder_layers is 0: there is no decoder to give targets to")
         encoded = self.encode(src, wav_len, pad_idx, dynchunktrain_config)
