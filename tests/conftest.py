@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 ROOT = Path(__file__).parents[1]
 
@@ -17,6 +18,30 @@ def _reproducible_on_one_thread():
     torch.manual_seed(0)
     yield
     torch.set_num_threads(threads)
+
+
+class _SquareTensors(TorchDispatchMode):
+    """Notes every tensor with two time axes that any operation makes, in the backward pass too."""
+
+    def __init__(self, time):
+        super().__init__()
+        self.time, self.found = time, []
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        outputs = operation(*args, **(kwargs or {}))
+        for output in outputs if isinstance(outputs, (tuple, list)) else (outputs,):
+            if isinstance(output, torch.Tensor) and (
+                sum(size >= self.time for size in output.shape) > 1
+                or output.numel() >= self.time**2 // 4
+            ):
+                self.found.append((str(operation), tuple(output.shape)))
+        return outputs
+
+
+@pytest.fixture
+def square_tensors():
+    """`with square_tensors(time) as square: …`, then `square.found`."""
+    return _SquareTensors
 
 
 @pytest.fixture(scope="session")

@@ -33,15 +33,12 @@ def weighted_mean(values, weights, padding=None):
     >>> weighted_mean(values, torch.ones(3, 3), padding).flatten().tolist()
     [2.0, 2.0, 2.0]
     """
-    valid = torch.ones(values.shape[:2], dtype=torch.bool) if padding is None else ~padding
-    result = torch.zeros_like(values)
-    for b in range(values.shape[0]):
-        frames = valid[b].nonzero().flatten()
-        for t in range(values.shape[1]):
-            w = weights[t, frames].unsqueeze(-1).to(values.dtype)
-            if w.sum() > 0:
-                result[b, t] = (w * values[b, frames]).sum(0) / w.sum()
-    return result
+    weights = weights.to(values.dtype).expand(len(values), -1, -1)
+    if padding is not None:
+        weights = weights.masked_fill(padding.unsqueeze(1), 0)
+        values = values.masked_fill(padding.unsqueeze(-1), 0)
+    total = weights.sum(-1, keepdim=True)
+    return torch.where(total > 0, weights @ values / total.where(total > 0, 1.0), 0)
 
 
 def visible(time, chunk_size=None, left_context=None):

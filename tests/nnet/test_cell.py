@@ -1,19 +1,25 @@
 """The cell against an implementation that reads like the paper, frame by frame."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from summarymixing import SummaryMixing
 from summarymixing.errors import InputError
 from summarymixing.nnet.cell import MODES
+from summarymixing.nnet.summaries import DecayedMean, UtteranceMean, WindowMean
 
 LITE, FAST, DECAY = "SummaryMixing-lite", "SummaryMixing-fast", "SummaryMixing-expdecay"
 each_mode = pytest.mark.parametrize("mode", MODES)
 each_cell = pytest.mark.parametrize("nhead", (1, 4))
+each_chunks = pytest.mark.parametrize(
+    "chunks",
+    (None, *(SimpleNamespace(chunk_size=8, left_context_size=left) for left in (0, 2, None))),
+    ids=str,
+)
 LENGTHS = (9, 1, 5, 2)
 
 
@@ -107,7 +113,7 @@ def test_decay_is_an_argument():
     x = torch.randn(1, 7, 16, dtype=torch.float64)
     expected = _naive(x[0], cell.state_dict(), DECAY, decay=0.5)
     torch.testing.assert_close(cell(x)[0][0], expected, rtol=0, atol=1e-10)
-    assert _cell(DECAY).decay == 0.995
+    assert _cell(DECAY).summaries == [DecayedMean(0.995)]
 
 
 @each_mode
@@ -285,40 +291,133 @@ def test_a_model_in_half_precision(mode, nhead, dtype, bound):
     assert error < bound * expected.abs().max()
 
 
-class _Shapes(TorchDispatchMode):
-    """Notes every tensor with two time axes that any operation makes, in the backward pass too."""
-
-    def __init__(self, time):
-        super().__init__()
-        self.time, self.square = time, []
-
-    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
-        outputs = operation(*args, **(kwargs or {}))
-        for output in outputs if isinstance(outputs, (tuple, list)) else (outputs,):
-            if isinstance(output, torch.Tensor) and (
-                sum(size >= self.time for size in output.shape) > 1
-                or output.numel() >= self.time**2 // 4
-            ):
-                self.square.append((str(operation), tuple(output.shape)))
-        return outputs
-
-
 @each_mode
 @each_cell
+@each_chunks
 @pytest.mark.parametrize("training", (False, True))
-def test_memory_is_linear(mode, nhead, training):
+def test_memory_is_linear(mode, nhead, chunks, training, square_tensors):
     time = 1511
     cell = _cell(mode, nhead).train(training)
     x = torch.randn(2, time, 16, requires_grad=True)
     padding = torch.arange(time) >= torch.tensor([[time], [700]])
-    with _Shapes(time) as shapes:
-        cell(x, key_padding_mask=padding)[0].square().sum().backward()
+    with square_tensors(time) as square:
+        cell(x, attn_mask=chunks, key_padding_mask=padding)[0].square().sum().backward()
     assert x.grad is not None
-    assert not shapes.square
+    assert not square.found
 
 
-def test_growth_check_sees_attention():
+def test_growth_check_sees_attention(square_tensors):
     x = torch.randn(1, 151, 16)
-    with _Shapes(151) as shapes:
+    with square_tensors(151) as square:
         torch.softmax(x @ x.transpose(1, 2), -1) @ x
-    assert shapes.square
+    assert square.found
+
+
+def _naive_chunks(x, state, cell, chunks):
+    """One utterance; the frames that each frame may see, weighted by the cell's summaries."""
+    size, left = chunks.chunk_size, chunks.left_context_size
+    summaries = [_network("summary", frame, state) for frame in x]
+    output = []
+    for t, frame in enumerate(x):
+        first = 0 if left is None else max(0, t // size - left) * size
+        end = min((t // size + 1) * size, len(x))
+        joined = [_network("local", frame, state)]
+        for summary in cell.summaries:
+            weights = [0.0] * len(x)
+            for u in range(first, end):
+                if isinstance(summary, UtteranceMean):
+                    weights[u] = 1.0
+                elif isinstance(summary, WindowMean):
+                    weights[u] = float(-summary.left <= u - t <= summary.right)
+                else:
+                    weights[u] = summary.decay ** abs(t - u) * (u <= t or not summary.causal)
+            joined.append(sum(w * s for w, s in zip(weights, summaries)) / sum(weights))
+        joined = torch.cat(joined)
+        output.append(_gelu(state["combine.weight"] @ joined + state["combine.bias"]))
+    return torch.stack(output)
+
+
+SEVERAL = [UtteranceMean(), WindowMean(3, 1), DecayedMean(0.7), DecayedMean(0.9, causal=True)]
+
+
+@each_cell
+@each_chunks
+@pytest.mark.parametrize("summaries", (SEVERAL, SEVERAL[1:2], SEVERAL[2:]), ids=len)
+def test_summaries_side_by_side_equal_their_definition(nhead, chunks, summaries):
+    cell = _cell("SummaryMixing", nhead, summaries=summaries).double().eval()
+    assert cell.combine.in_features == 12 + 20 * len(summaries)
+    lengths = (23, 1, 8, 9)
+    x = torch.randn(len(lengths), max(lengths), 16, dtype=torch.float64)
+    output, _ = cell(x, attn_mask=chunks, key_padding_mask=_padding(lengths))
+    state = cell.state_dict()
+    if chunks is None:
+        chunks = SimpleNamespace(chunk_size=max(lengths), left_context_size=None)
+    for b, length in enumerate(lengths):
+        expected = _naive_chunks(x[b, :length], state, cell, chunks)
+        torch.testing.assert_close(output[b, :length], expected, rtol=0, atol=1e-10)
+
+
+@each_mode
+@each_chunks
+def test_training_without_dropout_is_evaluation_with_chunks(mode, chunks):
+    cell = _cell(mode, global_dropout=0.1).double()
+    x = torch.randn(2, 9, 16, dtype=torch.float64)
+    expected = cell.eval()(x, attn_mask=chunks)[0]
+    cell.train()
+    for module in cell.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 1e-300  # drops nothing, and takes the path of training
+    torch.testing.assert_close(cell(x, attn_mask=chunks)[0], expected, rtol=0, atol=1e-12)
+
+
+@each_mode
+@each_chunks
+@pytest.mark.parametrize("at_once", (1, 3))
+def test_streams_as_it_was_trained(mode, chunks, at_once):
+    if chunks is None:
+        chunks = SimpleNamespace(chunk_size=50, left_context_size=None)
+    summaries = None if mode == LITE else SEVERAL
+    cell = _cell(mode, summaries=summaries).eval()
+    lengths = (41, 7, 24, 32)
+    x = torch.randn(len(lengths), max(lengths), 16)
+    padding = _padding(lengths)
+    expected, _ = cell(x, attn_mask=chunks, key_padding_mask=padding)
+    state = cell.initial_state(len(lengths), chunks)
+    shapes = {name: t.shape for name, t in state.items()}
+    assert not any(t.any() for t in state.values())
+    pieces = []
+    for piece, mask in zip(
+        x.split(at_once * chunks.chunk_size, 1), padding.split(at_once * chunks.chunk_size, 1)
+    ):
+        output, state = cell.stream(piece, chunks, state, mask)
+        assert {name: t.shape for name, t in state.items()} == shapes
+        pieces.append(output)
+    found = torch.cat(pieces, 1)
+    torch.testing.assert_close(found[~padding], expected[~padding], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    (
+        ({"summaries": []}, "summaries.*one or more"),
+        ({"summaries": UtteranceMean()}, "summaries must be a list"),
+        ({"summaries": ["utterance"]}, "summarymixing.nnet.summaries.*'utterance'"),
+        ({"summaries": SEVERAL, "mode": LITE}, "SummaryMixing-lite.*one only.*4"),
+    ),
+)
+def test_bad_summaries(changes, message):
+    with pytest.raises(InputError, match=message):
+        _cell(**{"mode": "SummaryMixing", "summary_out_dim": 16, **changes})
+
+
+def test_state_of_another_batch_or_model():
+    chunks = SimpleNamespace(chunk_size=4, left_context_size=2)
+    cell = _cell("SummaryMixing")
+    x = torch.randn(2, 4, 16)
+    for state in (
+        cell.initial_state(3, chunks),
+        _cell("SummaryMixing", summary_out_dim=8).initial_state(2, chunks),
+        cell.initial_state(2, SimpleNamespace(chunk_size=4, left_context_size=3)),
+    ):
+        with pytest.raises(InputError, match="state of shape .* here it is"):
+            cell.stream(x, chunks, state)
