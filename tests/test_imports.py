@@ -21,6 +21,8 @@ INSIDE = {
     "dataio": {"errors"},
     "metrics": {"errors"},
     "training": {"dataio", "metrics", "decoding", "ops", "errors"},
+    # Of training: what a checkpoint holds.
+    "inference": {"training", "dataio", "decoding", "models", "nnet", "ops", "errors"},
 }
 # And of other packages, the standard library aside, where that is limited.
 OUTSIDE = {
@@ -93,6 +95,8 @@ def test_imports_go_downward(module, path):
         ("decoding.searches", "from summarymixing.training import brain"),
         ("training.brain", "from summarymixing.models.features import LogMel"),
         ("training.brain", "from summarymixing.nnet.cell import SummaryMixing"),
+        ("training.brain", "from summarymixing.inference import load"),
+        ("decoding.searches", "from summarymixing.inference import text"),
     ),
 )
 def test_the_check_sees(module, source):

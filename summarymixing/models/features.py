@@ -4,6 +4,7 @@ import torch
 from speechbrain.lobes.features import Fbank
 from torch import nn
 
+from summarymixing.errors import InputError
 from summarymixing.ops.padding import absolute_lengths, padding_mask
 
 
@@ -20,6 +21,9 @@ class LogMel(nn.Module):
         In milliseconds, as in SpeechBrain.
     n_mels : int
         Features a frame.
+    top_db : float, optional
+        Decibels below the utterance's loudest feature at which the others are clipped. None: no
+        clipping, so that features depend on nothing far away: what streaming needs.
 
     Example
     -------
@@ -29,8 +33,13 @@ class LogMel(nn.Module):
     (torch.Size([2, 101, 80]), [101, 1])
     """
 
-    def __init__(self, sample_rate=16000, n_fft=512, win_length=32, hop_length=10, n_mels=80):
+    def __init__(
+        self, sample_rate=16000, n_fft=512, win_length=32, hop_length=10, n_mels=80, top_db=80.0
+    ):
         super().__init__()
+        if top_db is not None and not top_db > 0:
+            raise InputError(f"top_db must be positive, or null for no clipping, got {top_db}")
+        self.top_db = top_db
         self.hop = round(sample_rate * hop_length / 1000)
         self.fbank = Fbank(
             sample_rate=sample_rate,
@@ -39,10 +48,15 @@ class LogMel(nn.Module):
             win_length=win_length,
             hop_length=hop_length,
         )
+        self.fbank.compute_fbanks.top_db = float("inf") if top_db is None else top_db
 
     def frames(self, samples):
         """Frames for a number of samples (an integer or a tensor of them)."""
         return samples // self.hop + 1
+
+    def get_filter_properties(self):
+        """Window and stride in samples, as SpeechBrain's `FilterProperties`."""
+        return self.fbank.get_filter_properties()
 
     @torch.no_grad()
     def forward(self, wavs, lengths):
