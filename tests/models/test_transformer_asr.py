@@ -5,8 +5,6 @@ import math
 import pytest
 import torch
 from speechbrain.lobes.models.transformer.Transformer import PositionalEncoding
-from speechbrain.utils.dynamic_chunk_training import DynChunkTrainConfig
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from summarymixing.errors import InputError
 from summarymixing.models.mixers import UnlimitedPositionalEncoding, make_mixer
@@ -93,32 +91,16 @@ def test_only_the_transformer_knows_the_order_without_convolutions(make_model):
             torch.testing.assert_close(model.encode(source), permuted)
 
 
-class _Shapes(TorchDispatchMode):
-    def __init__(self, time):
-        super().__init__()
-        self.time, self.square = time, []
-
-    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
-        outputs = operation(*args, **(kwargs or {}))
-        for output in outputs if isinstance(outputs, (tuple, list)) else (outputs,):
-            if isinstance(output, torch.Tensor) and (
-                sum(size >= self.time for size in output.shape) > 1
-                or output.numel() >= self.time**2 // 4
-            ):
-                self.square.append((str(operation), tuple(output.shape)))
-        return outputs
-
-
 @each_encoder
 @each_mode
-def test_memory_is_linear(encoder, mode, make_model):
+def test_memory_is_linear(encoder, mode, make_model, square_tensors):
     time = 1511
     model = make_model(encoder, mode=mode, num_encoder_layers=1).train()
     source = torch.randn(1, time, 12)
-    with _Shapes(time) as shapes:
+    with square_tensors(time) as square:
         encoded = model.encode(source, torch.tensor([time - 3]))
         encoded.square().sum().backward()
-    assert not shapes.square
+    assert not square.found
 
 
 @each_encoder
@@ -210,15 +192,6 @@ def test_bad_arguments(encoder, changes, message, make_model):
 def test_unknown_mixer():
     with pytest.raises(InputError, match="attention_type.*'fastformer'"):
         make_mixer("fastformer", 16, 4, 24, 0.0)
-
-
-def test_dynamic_chunks_are_refused(make_model):
-    config = DynChunkTrainConfig(chunk_size=4, left_context_size=1)
-    for attention in ("SummaryMixing", "RoPEMHA"):
-        with pytest.raises(InputError, match="chunk"):
-            make_model("conformer", attention).encode(
-                torch.randn(1, 9, 12), dynchunktrain_config=config
-            )
 
 
 @each_encoder
