@@ -1,9 +1,11 @@
 """Tiny recognisers with random weights."""
 
 import pytest
+import speechbrain as sb
 import torch
 from speechbrain.nnet.linear import Linear
 from speechbrain.processing.features import InputNormalization
+from speechbrain.utils.checkpoints import Checkpointer
 
 from summarymixing.dataio import tokenizer as tokenizers
 from summarymixing.inference import Recogniser
@@ -11,22 +13,24 @@ from summarymixing.models.features import LogMel
 from summarymixing.models.frontend import ConvolutionFrontEnd
 from summarymixing.models.transducer import Joiner, Predictor
 from summarymixing.models.transformer_asr import TransformerASR
+from summarymixing.training import config
+from summarymixing.training.checkpoints import recoverable_model
 
 MELS, WIDTH = 12, 16
+TEXTS = ["one two three four five", "six seven eight nine", "zero and ten make a sentence"]
+TOKENS = 32
 
 
 @pytest.fixture(scope="session")
 def tokenizer():
-    texts = ["one two three four five", "six seven eight nine", "zero and ten make a sentence"]
-    return tokenizers.train_or_load(None, lambda: texts, 32, "unigram")
+    return tokenizers.train_or_load(None, lambda: TEXTS, TOKENS, "unigram")
 
 
 @pytest.fixture
 def make_recogniser(tokenizer):
     def make(encoder_module="conformer", kind="ctc", top_db=None, **changes):
-        size = tokenizer.get_piece_size()
         arguments = {
-            "tgt_vocab": size,
+            "tgt_vocab": TOKENS,
             "input_size": MELS // 4 * 4,
             "d_model": WIDTH,
             "nhead": 4,
@@ -54,10 +58,10 @@ def make_recogniser(tokenizer):
             "Transformer": TransformerASR(**{**arguments, **changes}),
         }
         if kind == "ctc":
-            modules["ctc_lin"] = Linear(input_size=WIDTH, n_neurons=size)
+            modules["ctc_lin"] = Linear(input_size=WIDTH, n_neurons=TOKENS)
         else:
-            modules["predictor"] = Predictor(size, 8, 12)
-            modules["joiner"] = Joiner(WIDTH, 12, size, 16)
+            modules["predictor"] = Predictor(TOKENS, 8, 12)
+            modules["joiner"] = Joiner(WIDTH, 12, TOKENS, 16)
         with torch.no_grad():
             for module in modules.values():
                 for parameter in module.parameters():
@@ -89,3 +93,33 @@ def _centre(recogniser):
 def noise():
     """Samples that are loud and quiet by turns."""
     return _noise
+
+
+@pytest.fixture
+def trained(tiny, tmp_path):
+    """The folder of a training that made two checkpoints: trained(**changes), and its hparams."""
+
+    def make(**changes):
+        folder = tmp_path / "run"
+        recipe, _, *options = tiny("/none", folder, **{"output_neurons": TOKENS, **changes})
+        overrides = "\n".join(option[2:].replace("=", ": ", 1) for option in options)
+        hparams = config.load(recipe, overrides)
+        sb.create_experiment_directory(folder, recipe, overrides, save_env_desc=False)
+        tokenizers.train(TEXTS, folder / "tokenizer.model", TOKENS)
+        modules = hparams["model"]["modules"]
+        features = hparams["compute_features"](torch.randn(3, 8000) * 0.1, torch.ones(3))[0]
+        recoverables = {
+            "model": recoverable_model(modules),
+            "normalizer": modules["normalize"],
+            "counter": hparams["epoch_counter"],
+        }
+        checkpointer = Checkpointer(folder / "save", recoverables)
+        for epoch in range(2):
+            modules["normalize"](features + epoch)
+            with torch.no_grad():
+                for parameter in recoverables["model"].parameters():
+                    parameter += 0.1 * torch.randn_like(parameter)
+            checkpointer.save_checkpoint(meta={"epoch": epoch, "ACC": 0.5, "loss": 1.0})
+        return folder, hparams
+
+    return make
