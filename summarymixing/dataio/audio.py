@@ -131,6 +131,47 @@ def inspect(path):
         return AudioInfo(file.frames, file.samplerate, file.channels)
 
 
+def blocks(path, frames=1600):
+    """Reads an audio file of any length piece by piece, at its own rate.
+
+    Arguments
+    ---------
+    path : str or os.PathLike
+        The file.
+    frames : int
+        Samples per channel and piece.
+
+    Yields
+    ------
+    torch.Tensor
+        (samples,), float32; channels are averaged.
+
+    Raises
+    ------
+    InputError
+        If the file is missing, empty, truncated or not audio.
+
+    Example
+    -------
+    >>> import os, tempfile
+    >>> path = os.path.join(tempfile.mkdtemp(), "a.wav")
+    >>> soundfile.write(path, torch.zeros(8000, 2).numpy(), 8000)
+    >>> [len(piece) for piece in blocks(path, 3000)]
+    [3000, 3000, 2000]
+    """
+    with _open(path) as file:
+        done = 0
+        while done < file.frames:
+            try:
+                samples = file.read(frames, dtype="float32", always_2d=True)
+            except soundfile.SoundFileError as error:
+                raise _truncated(path) from error
+            if len(samples) == 0:
+                raise _truncated(path, f"{done} of {file.frames} samples are there")
+            done += len(samples)
+            yield torch.from_numpy(samples).mean(dim=1)
+
+
 @contextmanager
 def _open(path):
     """Opens an audio file whose size agrees with its header."""

@@ -191,3 +191,18 @@ def test_inspect_does_not_decode_everything(tmp_path, monkeypatch):
     monkeypatch.setattr(soundfile.SoundFile, "read", read)
     audio.inspect(path)
     assert wanted == [1]
+
+
+@pytest.mark.parametrize("name", ["a.wav", "a.flac", "a.ogg", "a.mp3"])
+def test_blocks_joined_are_the_file(tmp_path, name):
+    path = write(tmp_path / name, np.stack([noise(), noise()], axis=1))
+    pieces = list(audio.blocks(path, 999))
+    assert {len(piece) for piece in pieces[:-1]} == {999}
+    torch.testing.assert_close(torch.cat(pieces), audio.read(path, RATE), atol=1e-6, rtol=0)
+
+
+def test_blocks_of_a_truncated_file(tmp_path):
+    path = write(tmp_path / "a.flac", noise())
+    path.write_bytes(path.read_bytes()[:-2000])
+    with pytest.raises(InputError, match="truncated"):
+        list(audio.blocks(path))

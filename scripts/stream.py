@@ -1,0 +1,116 @@
+#!/usr/bin/env python3
+"""Prints what is said while it is said: python scripts/stream.py MODEL FILE|-|mic
+
+Text goes to the standard output as it grows; with --json a word a line instead, the last one again
+whenever it grows, until it is stable. At the end the standard error has the audio's length, the
+real-time factor (seconds of computing per second of audio) and the latency.
+"""
+
+import argparse
+import json
+import logging
+import sys
+import time
+
+import torch
+
+from summarymixing.dataio import audio
+from summarymixing.errors import InputError
+from summarymixing.inference import Stream, load, sources
+from summarymixing.inference.streaming import chunk_frames
+
+
+def arguments(argv):
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("model", help="output folder of a training")
+    parser.add_argument(
+        "source", help="an audio file, - for raw PCM (s16le, one channel) from a pipe, or mic"
+    )
+    parser.add_argument("--chunk_ms", type=float, default=640, help="chunk (default: 640)")
+    parser.add_argument(
+        "--left_chunks",
+        type=lambda text: None if text == "unlimited" else int(text),
+        metavar="N|unlimited",
+        help="chunks that a frame sees before its own (default: unlimited)",
+    )
+    parser.add_argument("--rate", type=int, help="Hz of - or mic (default: the model's)")
+    parser.add_argument("--json", action="store_true", help="words with times, one a line")
+    parser.add_argument("--threads", type=int, help="of the computation (default: torch's choice)")
+    parser.add_argument("--device", default="cpu")
+    return parser.parse_args(argv)
+
+
+def source(options, model_rate):
+    """Sample rate and pieces of the audio."""
+    rate = options.rate or model_rate
+    if options.source == "-":
+        return rate, sources.pcm(sys.stdin.buffer)
+    if options.source == "mic":
+        return rate, sources.microphone(rate)
+    if options.rate is not None:
+        raise InputError("--rate is for - and mic: a file says its own")
+    return audio.inspect(options.source).sample_rate, audio.blocks(options.source)
+
+
+def show(events, as_json, shown):
+    """Prints the events; returns how much of the unfinished word is on the screen."""
+    for event in events:
+        if as_json:
+            start, end = round(event.start, 3), round(event.end, 3)
+            line = {"text": event.text, "start": start, "end": end, "stable": event.stable}
+            print(json.dumps(line, ensure_ascii=False), flush=True)
+        else:
+            print(event.text[shown:], end="", flush=True)
+            shown = 0 if event.stable else len(event.text)
+    return shown
+
+
+def run(options):
+    if options.threads is not None:
+        if options.threads < 1:
+            raise InputError(f"--threads must be at least 1, got {options.threads}")
+        torch.set_num_threads(options.threads)
+    recogniser = load(options.model, options.device)
+    chunk = chunk_frames(recogniser, options.chunk_ms)
+    rate, pieces = source(options, recogniser.sample_rate)
+    stream = Stream(recogniser, chunk, options.left_chunks, rate)
+    samples = shown = 0
+    computing = 0.0
+    try:
+        for piece in pieces:
+            started = time.perf_counter()
+            events = stream.push(piece)
+            computing += time.perf_counter() - started
+            samples += len(piece)
+            shown = show(events, options.json, shown)
+    except KeyboardInterrupt:  # how one ends a microphone
+        pass
+    started = time.perf_counter()
+    events = stream.finish()
+    computing += time.perf_counter() - started
+    show(events, options.json, shown)
+    if not options.json:
+        print()
+    seconds = samples / rate
+    print(
+        f"{seconds:.1f} s of audio, real-time factor {computing / max(seconds, 1e-9):.3f}; latency "
+        f"{1000 * stream.latency:.0f} ms (a chunk of {options.chunk_ms:g} ms and what is needed "
+        "behind it) and the computation",
+        file=sys.stderr,
+    )
+
+
+def main(argv=None):
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    logging.getLogger("speechbrain.utils.checkpoints").setLevel(logging.WARNING)
+    try:
+        run(arguments(argv))
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()
