@@ -6,11 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from speechbrain import Stage
 from torch import nn
 
 from summarymixing.errors import InputError
 from summarymixing.models.transformer_asr import TransformerASR
 from summarymixing.training import config, experiment
+from summarymixing.training.seq2seq import CTCAttentionBrain
+from summarymixing.training.transducer import TransducerBrain
 
 ROOT = Path(__file__).parents[1]
 RECIPES = sorted(ROOT.glob("recipes/*/hparams/*.yaml"))
@@ -24,10 +27,17 @@ SMALL = {
     "num_decoder_layers": 1,
     "d_ffn": 16,
 }
+TRANSDUCER = {"predictor_dim": 12, "joint_dim": 8}
+
+
+def _small(path):
+    """Of these, the keys that a recipe has."""
+    keys = re.findall(r"^(\w+):", path.read_text(), re.M)
+    return {key: value for key, value in (SMALL | TRANSDUCER).items() if key in keys}
 
 
 def _load(path, **changes):
-    return config.load(str(path), SMALL | changes)
+    return config.load(str(path), _small(path) | changes)
 
 
 def test_recipes_are_found():
@@ -47,11 +57,21 @@ def test_recipe_is_built_and_encodes(path):
     wavs, lengths = torch.randn(2, 8000), torch.tensor([8000, 4321])
     features, lengths = hparams["compute_features"](wavs, lengths)
     frames, lengths = modules["CNN"](features, lengths)
-    encoded, decoded = modules["Transformer"](frames, torch.ones(2, 3, dtype=torch.long), lengths)
+    tokens = torch.ones(2, 3, dtype=torch.long)
+    if _brain(hparams) is CTCAttentionBrain:
+        encoded, decoded = modules["Transformer"](frames, tokens, lengths)
+        assert modules["seq_lin"](decoded).shape == (2, 3, 30)
+    else:
+        encoded = modules["Transformer"](frames, None, lengths)
+        predicted, _ = modules["predictor"](tokens)
+        joint = modules["joiner"](encoded.unsqueeze(2), predicted.unsqueeze(1))
+        assert joint.shape == (2, lengths[0], 3, 30)
+        _chunks_reach_the_encoder(hparams, modules["Transformer"], frames)
     hop = hparams.get("hop_length", 10) * 16
     assert lengths.tolist() == [-(-(samples // hop + 1) // 4) for samples in (8000, 4321)]
     assert modules["ctc_lin"](encoded).shape == (2, lengths[0], 30)
-    assert modules["seq_lin"](decoded).shape == (2, 3, 30)
+    for name in ("valid_search", "test_search"):
+        assert len(hparams[name](modules, encoded, lengths)) == 2
     augmentations = hparams["fea_augment"]
     assert augmentations.min_augmentations == len(augmentations.augmentations) == 3
     assert augmentations(features, lengths / features.shape[1])[0].shape == features.shape
@@ -60,8 +80,26 @@ def test_recipe_is_built_and_encodes(path):
     assert isinstance(optimizer, torch.optim.Optimizer)
 
 
-def test_modules_are_built_once():
-    model = _load(RECIPES[0])["model"]
+def _brain(hparams):
+    return TransducerBrain if "joiner" in hparams["model"]["modules"] else CTCAttentionBrain
+
+
+def _chunks_reach_the_encoder(hparams, encoder, frames):
+    """What training draws, the encoder can use; a test's chunks are offline unless given."""
+    sampler = hparams["dynchunktrain_config_sampler"]
+    drawn = [sampler(Stage.TRAIN) for _ in range(50)]
+    sizes = [chunks.chunk_size for chunks in drawn if chunks is not None]
+    assert 10 < len(sizes) < 50
+    assert min(sizes) >= 8 and max(sizes) <= 32
+    chunks = next(chunks for chunks in drawn if chunks is not None)
+    assert encoder(frames, None, dynchunktrain_config=chunks).shape[1] == frames.shape[1]
+    assert sampler(Stage.VALID) is None and sampler(Stage.TEST) is None
+
+
+@pytest.mark.parametrize("name", ["ctc_attention", "transducer"])
+def test_modules_are_built_once(name):
+    path = next(path for path in RECIPES if f"hparams/{name}.yaml" in path.read_text())
+    model = _load(path)["model"]
     for name, module in model["modules"].items():
         assert isinstance(module, nn.Module)
         assert module is model[name]
@@ -150,7 +188,7 @@ def _written(tmp_path, before, after):
     assert before in text
     recipe.write_text(text.replace(before, after))
     hparams = config.load(str(recipe), SMALL)
-    config.check_complete(str(recipe), hparams, experiment.REQUIRED, experiment.OPTIONAL)
+    experiment.check(CTCAttentionBrain, str(recipe), hparams)
 
 
 def test_keys_of_a_recipe_that_are_missing_or_misspelt(tmp_path):
@@ -163,7 +201,18 @@ def test_keys_of_a_recipe_that_are_missing_or_misspelt(tmp_path):
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda p: f"{p.parts[-3]}/{p.stem}")
 def test_recipe_is_complete(path):
-    config.check_complete(str(path), _load(path), experiment.REQUIRED, experiment.OPTIONAL)
+    hparams = _load(path)
+    experiment.check(_brain(hparams), str(path), hparams)
+
+
+def test_recipe_of_another_script():
+    for brain, name, missing in (
+        (CTCAttentionBrain, "conformer_transducer_rope", "seq_lin"),
+        (TransducerBrain, "conformer_summarymixing", "predictor"),
+    ):
+        path = ROOT / f"recipes/AN4/hparams/{name}.yaml"
+        with pytest.raises(InputError, match=f"no {missing}, which {brain.__name__} trains"):
+            experiment.check(brain, str(path), _load(path))
 
 
 def test_fixed_parts_of_an_experiment(tmp_path):

@@ -1,6 +1,6 @@
 """The Brain that every recipe shares: front end, schedule, checkpoints, curves, scoring.
 
-A recipe's objective is a subclass with `compute_forward`, `compute_objectives` and `search`.
+A recipe's objective is a subclass with `compute_forward` and `compute_objectives`.
 """
 
 import importlib.util
@@ -27,13 +27,21 @@ class ASRBrain(sb.Brain):
 
     Reads from hparams: `compute_features`, `lr_schedule`, `number_of_epochs`, `epoch_counter`,
     `avg_checkpoints`, `avg_metric`, `output_folder`, `valid_search`, `valid_search_interval`,
-    `test_search`, `tensorboard`, `seed`, and if it is there `fea_augment`.
+    `test_search`, `tensorboard`, `seed`, and if they are there `fea_augment` and
+    `dynchunktrain_config_sampler`.
     """
 
     tokenizer = None  # set by the experiment
 
+    # What a subclass says
+    required, optional = (), ()  # keys of the recipe that it reads besides
+    needs = ()  # modules
+    has_accuracy = True  # whether it calls count_accuracy
+
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
+        if self.optimizer_step_limit is not None:
+            self.optimizer_step_limit = int(self.optimizer_step_limit)  # text, on a command line
         self._check()
         self.skipped_steps = 0
         self.trained = False
@@ -52,16 +60,12 @@ class ASRBrain(sb.Brain):
             raise InputError(f"avg_metric must be one of {', '.join(AVERAGED_BY)}, got {metric!r}")
         if not isinstance(count, int) or count < 1:
             raise InputError(f"avg_checkpoints must be a positive integer, got {count!r}")
+        if metric == "ACC" and not self.has_accuracy:
+            raise InputError("avg_metric: ACC is that of an attention decoder; use WER or loss")
         if metric == "WER" and self.hparams.valid_search_interval != 1:
             raise InputError("avg_metric: WER needs a WER every epoch: valid_search_interval: 1")
         if self.hparams.tensorboard and importlib.util.find_spec("tensorboard") is None:
             raise InputError("tensorboard: True needs the package: pip install tensorboard")
-
-    # What a subclass says
-
-    def search(self, encoded, lengths, stage):
-        """Token lists for encoder output (batch, time, d_model) and lengths (batch,)."""
-        raise NotImplementedError
 
     # From audio to the encoder's input
 
@@ -82,9 +86,18 @@ class ASRBrain(sb.Brain):
             features, _ = augment(features, lengths / features.shape[1])
         return self.modules.CNN(features, lengths)
 
-    def raw(self, name):
-        """A module without its distributed wrapper."""
-        return getattr(self.modules[name], "module", self.modules[name])
+    def chunks(self, stage):
+        """A `DynChunkTrainConfig` for a batch, drawn anew in training; None: encode offline."""
+        sampler = getattr(self.hparams, "dynchunktrain_config_sampler", None)
+        return None if sampler is None else sampler(stage)
+
+    @torch.no_grad()
+    def search(self, encoded, lengths, stage):
+        """Token lists for encoder output (batch, time, d_model) and lengths (batch,) in frames."""
+        search = self.hparams.valid_search if stage == sb.Stage.VALID else self.hparams.test_search
+        # Searches know nothing of the wrappers of data-parallel training.
+        modules = {name: getattr(module, "module", module) for name, module in self.modules.items()}
+        return search(modules, encoded.float(), lengths)
 
     # Training loop
 
@@ -101,6 +114,9 @@ class ASRBrain(sb.Brain):
         self._started = time.time()
         done = [row["seconds"] for row in self._curve() if row["seconds"]]
         self._seconds_before = done[-1] if done else 0.0
+        if self._optimizer_step_limit_exceeded:
+            # SpeechBrain would begin another epoch and find that it has nothing to do.
+            self.hparams.epoch_counter.current = self.hparams.epoch_counter.limit
 
     def on_fit_batch_start(self, batch, should_step):
         if should_step:
@@ -162,7 +178,7 @@ class ASRBrain(sb.Brain):
             self._end_epoch(epoch, stage_loss)
 
     def _end_epoch(self, epoch, valid_loss):
-        accuracy = self._correct / max(self._predicted, 1)
+        accuracy = self._correct / self._predicted if self._predicted else None
         wer = None
         if self.hypotheses:
             wer = metrics.score(self.references, self.hypotheses).wer
@@ -182,9 +198,8 @@ class ASRBrain(sb.Brain):
             title = "/".join(os.path.abspath(folder).split(os.sep)[-3:])
             curves.draw(self._curve_file(), os.path.join(folder, "curve.png"), title)
             self._log_epoch(epoch, values)
-        meta = {"ACC": accuracy, "loss": valid_loss, "epoch": epoch}
-        if wer is not None:
-            meta["WER"] = wer
+        meta = {"ACC": accuracy, "WER": wer, "loss": valid_loss, "epoch": epoch}
+        meta = {name: value for name, value in meta.items() if value is not None}
         metric = self.hparams.avg_metric
         higher_is_better = AVERAGED_BY[metric] == "max_key"
         self.checkpointer.save_and_keep_only(
@@ -200,15 +215,15 @@ class ASRBrain(sb.Brain):
         epochs = self.hparams.number_of_epochs
         elapsed = values["seconds"]
         left = elapsed / epoch * (epochs - epoch)
-        wer = "" if values["valid_wer"] is None else f", WER {values['valid_wer']:.2f} %"
+        accuracy, wer = values["valid_accuracy"], values["valid_wer"]
         logger.info(
-            "epoch %d/%d: train loss %.3f, valid loss %.3f, accuracy %.3f%s; %.1f min, %.1f to go",
+            "epoch %d/%d: train loss %.3f, valid loss %.3f%s%s; %.1f min, %.1f to go",
             epoch,
             epochs,
             values["train_loss"],
             values["valid_loss"],
-            values["valid_accuracy"],
-            wer,
+            "" if accuracy is None else f", accuracy {accuracy:.3f}",
+            "" if wer is None else f", WER {wer:.2f} %",
             elapsed / 60,
             left / 60,
         )
@@ -246,6 +261,8 @@ class ASRBrain(sb.Brain):
     def score(self, name, dataset, loader_kwargs):
         """Decodes a test set; its scores. Hypotheses and alignments go into files of their own.
 
+        Encoded in chunks of 16 frames with 2 to the left, "test" becomes "test_chunk16_left2".
+
         Arguments
         ---------
         name : str
@@ -258,6 +275,10 @@ class ASRBrain(sb.Brain):
         summarymixing.metrics.Scores
         """
         self.evaluate(dataset, test_loader_kwargs=loader_kwargs)
+        chunks = self.chunks(sb.Stage.TEST)
+        if chunks is not None:
+            left = chunks.left_context_size
+            name += f"_chunk{chunks.chunk_size}" + ("" if left is None else f"_left{left}")
         self.scores[name] = metrics.score(self.references, self.hypotheses)
         if if_main_process():
             lines = [f"{i}\t{text}" for i, text in sorted(self.hypotheses.items())]

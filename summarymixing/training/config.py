@@ -17,7 +17,8 @@ MAY_CHANGE = (
     "data_folder output_folder number_of_epochs epoch_counter threads tensorboard num_workers "
     "precision eval_precision grad_accumulation_factor batch_seconds max_batch_utterances "
     "valid_batch_size valid_search_interval valid_search test_search valid_beam_size "
-    "test_beam_size test_ctc_weight temperature lm_file lm_weight avg_checkpoints avg_metric"
+    "test_beam_size test_ctc_weight temperature lm_file lm_weight avg_checkpoints avg_metric "
+    "max_symbols_per_frame valid_chunk_size valid_left_context test_chunk_size test_left_context"
 ).split()
 
 
@@ -117,7 +118,7 @@ def _flat(tree, prefix=""):
     found = {}
     for key, value in tree.items():
         name = f"{prefix}{key}"
-        if not prefix and key in MAY_CHANGE or name == "prepare.data_folder":
+        if key in MAY_CHANGE:
             continue
         tag = getattr(getattr(value, "tag", None), "value", None)
         if isinstance(value, dict):

@@ -22,10 +22,12 @@ logger = logging.getLogger(__name__)
 REQUIRED = (
     "seed output_folder prepare token_type output_neurons number_of_epochs batch_seconds "
     "max_batch_utterances num_buckets num_workers valid_batch_size valid_search_interval "
-    "ctc_weight label_smoothing avg_checkpoints avg_metric tensorboard sample_rate "
-    "compute_features model epoch_counter opt_class lr_schedule valid_search test_search"
+    "avg_checkpoints avg_metric tensorboard sample_rate compute_features model epoch_counter "
+    "opt_class lr_schedule valid_search test_search"
 ).split()
-OPTIONAL = "tokenizer_file max_seconds threads speed_perturb fea_augment".split()
+OPTIONAL = (
+    "tokenizer_file max_seconds threads speed_perturb fea_augment dynchunktrain_config_sampler"
+).split()
 
 
 def main(brain_class, argv=None):
@@ -55,7 +57,7 @@ def run(brain_class, argv):
     hparams_file, run_opts, overrides = sb.parse_arguments(argv)
     ddp_init_group(run_opts)
     hparams = config.load(hparams_file, overrides)
-    config.check_complete(hparams_file, hparams, REQUIRED, OPTIONAL)
+    check(brain_class, hparams_file, hparams)
     folder = hparams["output_folder"]
     config.check_same_experiment(hparams_file, overrides, folder)
     sb.create_experiment_directory(
@@ -118,6 +120,28 @@ def run(brain_class, argv):
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
     return content
+
+
+def check(brain_class, path, hparams):
+    """Raises InputError unless a recipe has what its Brain reads, and nothing that none reads.
+
+    Arguments
+    ---------
+    brain_class : type
+    path : str
+        The recipe.
+    hparams : dict
+        Loaded from it.
+    """
+    modules = hparams["model"]["modules"] if "model" in hparams else brain_class.needs
+    for name in brain_class.needs:
+        if name not in modules:
+            raise InputError(
+                f"{path}: the model has no {name}, which {brain_class.__name__} trains; "
+                "a recipe's first lines say which script it is for"
+            )
+    required = [*REQUIRED, *brain_class.required]
+    config.check_complete(path, hparams, required, [*OPTIONAL, *brain_class.optional])
 
 
 def _quieten():
@@ -195,6 +219,8 @@ def _finish(brain, hparams):
         with open(path, encoding="utf-8") as file:
             before = json.load(file)
         facts |= {key: before[key] for key in ("command", "peak_memory_bytes")}
+        # Tests of the same weights with other chunk sizes stay.
+        facts["earlier"] = before["tests"]
     content = results.write_results(path, brain.scores, **facts)
     last = list(brain.scores)[-1]
     print(f"\n{results.table(content)}\n")

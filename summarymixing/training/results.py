@@ -37,7 +37,9 @@ PACKAGES = (
 )
 
 
-def write_results(path: str | os.PathLike, tests: dict[str, Scores], **facts) -> dict:
+def write_results(
+    path: str | os.PathLike, tests: dict[str, Scores], earlier: dict | None = None, **facts
+) -> dict:
     """Write the results of a run, whole or not at all.
 
     Parameters
@@ -46,6 +48,8 @@ def write_results(path: str | os.PathLike, tests: dict[str, Scores], **facts) ->
         The JSON file; its folder is made when missing.
     tests : dict[str, Scores]
         Test set to scores.
+    earlier : dict, optional
+        "tests" of an earlier file: they stay where they are not done again.
     **facts
         `params`, `train_seconds`, `epochs`, `seed`, `device` and anything else worth keeping.
         `versions`, `command`, `peak_memory_bytes` and `threads` are found out when not given.
@@ -70,11 +74,8 @@ def write_results(path: str | os.PathLike, tests: dict[str, Scores], **facts) ->
         "command": command(),
         "threads": torch.get_num_threads(),
     }
-    results = {
-        "tests": {
-            name: {key: getattr(scores, key) for key in SCORES} for name, scores in tests.items()
-        }
-    }
+    tests = {name: {key: getattr(scores, key) for key in SCORES} for name, scores in tests.items()}
+    results = {"tests": (earlier or {}) | tests}
     results |= dict.fromkeys(FACTS) | found | facts
     results = _plain(results)
     write_atomically(path, (json.dumps(results, indent=2, ensure_ascii=False) + "\n").encode())

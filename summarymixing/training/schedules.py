@@ -64,6 +64,47 @@ class WarmupCosine:
         return self.peak * min(step / self.warmup_steps, cosine)
 
 
+class WarmupExponential:
+    """Linear warm-up to the peak, exponential decay to a fraction of it, then constant.
+
+    Arguments
+    ---------
+    peak : float
+        Highest learning rate, reached at the end of the warm-up.
+    warmup_steps : int
+        Optimizer steps.
+    total_steps : int
+        Optimizer steps until the decay ends, the warm-up included.
+    final_fraction : float
+        Of the peak, in (0, 1].
+
+    Example
+    -------
+    >>> schedule = WarmupExponential(1.0, 100, total_steps=300, final_fraction=0.25)
+    >>> schedule(50), schedule(100), schedule(200), schedule(300), schedule(999)
+    (0.5, 1.0, 0.5, 0.25, 0.25)
+    """
+
+    def __init__(self, peak, warmup_steps, total_steps, final_fraction=0.05):
+        _check(peak, warmup_steps)
+        if total_steps <= warmup_steps:
+            raise InputError(
+                f"total_steps must be above warmup_steps={warmup_steps}, got {total_steps}"
+            )
+        if not 0 < final_fraction <= 1:
+            raise InputError(f"final_fraction must be in (0, 1], got {final_fraction}")
+        self.peak = peak
+        self.warmup_steps = warmup_steps
+        self.total_steps = total_steps
+        self.final_fraction = final_fraction
+
+    def __call__(self, step, progress=None):
+        if step <= self.warmup_steps:
+            return self.peak * step / self.warmup_steps
+        decay = (step - self.warmup_steps) / (self.total_steps - self.warmup_steps)
+        return self.peak * self.final_fraction ** min(decay, 1.0)
+
+
 def _check(peak, warmup_steps):
     if peak <= 0:
         raise InputError(f"the peak learning rate must be positive, got {peak}")

@@ -1,7 +1,6 @@
 """CTC + attention: the objective of the paper's offline recipes."""
 
 import speechbrain as sb
-import torch
 from speechbrain.nnet.losses import ctc_loss, kldiv_loss
 
 from summarymixing.decoding.searches import BLANK
@@ -16,12 +15,19 @@ class CTCAttentionBrain(ASRBrain):
     `normalize`, `CNN`, `Transformer`, `ctc_lin`, `seq_lin`.
     """
 
+    required = ("ctc_weight", "label_smoothing")
+    needs = ("ctc_lin", "seq_lin")
+
     def compute_forward(self, batch, stage):
         """Encoder output, its lengths in frames, and log probabilities of both heads."""
         batch = batch.to(self.device)
         frames, lengths = self.front_end(batch, stage)
         encoded, decoded = self.modules.Transformer(
-            frames, batch.tokens_bos.data, lengths, pad_idx=BLANK
+            frames,
+            batch.tokens_bos.data,
+            lengths,
+            pad_idx=BLANK,
+            dynchunktrain_config=self.chunks(stage),
         )
         ctc = self.modules.ctc_lin(encoded).float().log_softmax(-1)
         attention = self.modules.seq_lin(decoded).float().log_softmax(-1)
@@ -54,10 +60,3 @@ class CTCAttentionBrain(ASRBrain):
             self.count_accuracy(attention, tokens_eos, ends)
         weight = self.hparams.ctc_weight
         return weight * loss_ctc + (1 - weight) * loss_attention
-
-    @torch.no_grad()
-    def search(self, encoded, lengths, stage):
-        """Valid or test search of hparams over the modules."""
-        search = self.hparams.valid_search if stage == sb.Stage.VALID else self.hparams.test_search
-        modules = {name: self.raw(name) for name in ("Transformer", "ctc_lin", "seq_lin")}
-        return search(modules, encoded.float(), lengths)
