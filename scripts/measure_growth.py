@@ -2,8 +2,8 @@
 """Time and peak memory of encoders against the length of the input, and their slopes.
 
 A slope of 1 in log-log is linear, of 2 quadratic. One training step (forward and backward) of one
-layer each, on the CPU or `--device cuda`; what is timed alternates, and medians are shown. Memory is
-the peak of live tensors, counted at every operation.
+layer each, on the CPU or `--device cuda`; what is timed alternates, and medians are shown. Memory
+is the peak of live tensors, counted at every operation.
 """
 
 import argparse
