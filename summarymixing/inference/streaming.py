@@ -160,14 +160,16 @@ class StreamingSession:
                 "samples must be of one channel, with shape (samples,), "
                 f"got shape {tuple(samples.shape)}"
             )
-        if isinstance(samples, np.ndarray) and samples.dtype.kind in "if":
-            samples = torch.from_numpy(samples.astype(samples.dtype.newbyteorder("=")))
+        if isinstance(samples, np.ndarray) and samples.dtype.kind == "f":
+            samples = torch.from_numpy(samples.astype(np.float32))
+        elif isinstance(samples, np.ndarray) and samples.dtype == np.int16:
+            samples = torch.from_numpy(samples.copy())
         if isinstance(samples, np.ndarray) or not (
             samples.is_floating_point() or samples.dtype == torch.int16
         ):
             raise InputError(f"samples must be floats in [-1, 1] or int16, got {samples.dtype}")
         scale = 2**15 if samples.dtype == torch.int16 else 1
-        samples = samples.detach().to(self.recogniser.device).float() / scale
+        samples = samples.detach().float() / scale
         wrong = (~samples.isfinite()).nonzero()
         if len(wrong):
             first = int(wrong[0])
@@ -175,7 +177,7 @@ class StreamingSession:
                 f"sample {received + first} of stream {number} is {samples[first].item()}: "
                 "samples must be finite"
             )
-        return samples
+        return samples.to(self.recogniser.device)
 
     @torch.no_grad()
     def _advance(self, batch):
@@ -191,11 +193,11 @@ class StreamingSession:
         tokens, places, search_state = self.recogniser.search.step(
             modules, encoded, lengths, _joined([stream.search_state for stream in streams])
         )
-        for row, stream in enumerate(streams):
+        for row, (stream, frames) in enumerate(batch):
             stream.encoder_state = _row(context.state, row)
             stream.search_state = _row(search_state, row)
             stream.transcript.add(tokens[row], [stream.frames + place for place in places[row]])
-            stream.frames += int(lengths[row])
+            stream.frames += len(frames)
 
 
 class Stream:
