@@ -1,0 +1,89 @@
+#!/usr/bin/env python3
+"""Word error rates of one trained model, offline and chunk by chunk, as a Markdown table.
+
+    python scripts/evaluate_chunks.py RUN_FOLDER MANIFEST.csv
+
+RUN_FOLDER is the output folder of a training, MANIFEST.csv one of those in its folder manifests/.
+Decoding is greedy, as in streaming, whose results these are: a stream gives what its chunk-wise
+forward gives.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import torch
+from speechbrain.utils.dynamic_chunk_training import DynChunkTrainConfig
+from torch.nn.utils.rnn import pad_sequence
+from tqdm import tqdm
+
+from summarymixing import metrics
+from summarymixing.dataio import audio, manifests
+from summarymixing.errors import InputError
+from summarymixing.inference import load
+from summarymixing.inference.streaming import chunk_frames
+
+
+@torch.no_grad()
+def decode(recogniser, rows, configurations, batch_size):
+    """Hypotheses by configuration and utterance: {config: {id: text}}."""
+    hypotheses = [{} for _ in configurations]
+    batches = range(0, len(rows), batch_size)
+    for first in tqdm(batches, unit="batch", file=sys.stderr):
+        batch = rows[first : first + batch_size]
+        wavs = [audio.read(row["wav"], recogniser.sample_rate) for row in batch]
+        lengths = torch.tensor([len(wav) for wav in wavs])
+        wavs = pad_sequence(wavs, batch_first=True).to(recogniser.device)
+        frames, lengths = recogniser.front_end(wavs, lengths.to(recogniser.device))
+        for found, chunks in zip(hypotheses, configurations):
+            encoded = recogniser.modules["Transformer"].encode(
+                frames, lengths, dynchunktrain_config=chunks
+            )
+            tokens = recogniser.search(recogniser.modules, encoded, lengths)
+            texts = (recogniser.tokenizer.decode(ids) for ids in tokens)
+            found.update(zip((row["ID"] for row in batch), texts))
+    return hypotheses
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("run_folder")
+    parser.add_argument("manifest")
+    parser.add_argument("--chunk_ms", type=float, nargs="+", default=[320, 640, 1280])
+    parser.add_argument("--left_chunks", nargs="+", default=["2", "16", "unlimited"])
+    parser.add_argument("--batch_size", type=int, default=10)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--json", help="file for the figures")
+    arguments = parser.parse_args()
+    try:
+        recogniser = load(arguments.run_folder, arguments.device)
+        rows = manifests.read(arguments.manifest)
+        lefts = [None if n == "unlimited" else int(n) for n in arguments.left_chunks]
+        sizes = [chunk_frames(recogniser, ms) for ms in arguments.chunk_ms]
+    except (InputError, ValueError) as error:
+        sys.exit(f"error: {error}")
+    chunks = [DynChunkTrainConfig(size, left) for left in lefts for size in sizes]
+    rows = sorted(rows, key=lambda row: -float(row["duration"]))
+    references = {row["ID"]: row["wrd"] for row in rows}
+    offline, *found = [
+        metrics.score(references, hypotheses).wer
+        for hypotheses in decode(recogniser, rows, [None, *chunks], arguments.batch_size)
+    ]
+    print(f"\nWER % of {len(rows)} utterances; offline {offline:.2f}\n")
+    print("| left chunks |" + "".join(f" {ms:g} ms |" for ms in arguments.chunk_ms))
+    print("|---|" + "---|" * len(sizes))
+    for i, left in enumerate(arguments.left_chunks):
+        wers = found[i * len(sizes) : (i + 1) * len(sizes)]
+        print(f"| {left} |" + "".join(f" {wer:.2f} |" for wer in wers))
+    if arguments.json:
+        table = [
+            {"chunk_size": c.chunk_size, "left_context": c.left_context_size, "wer": wer}
+            for c, wer in zip(chunks, found)
+        ]
+        content = {"command": " ".join(sys.argv), "offline": offline, "chunks": table}
+        Path(arguments.json).write_text(json.dumps(content, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
