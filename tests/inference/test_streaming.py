@@ -10,6 +10,7 @@ from speechbrain.utils.dynamic_chunk_training import DynChunkTrainConfig
 
 from summarymixing.errors import InputError
 from summarymixing.inference.streaming import Stream, StreamingSession, chunk_frames
+from summarymixing.inference.text import Transcript
 
 KINDS = (
     ("conformer", "ctc", {}),
@@ -37,14 +38,20 @@ class _Recording:
 
 
 def _offline(recogniser, wav, chunk_size, left_context):
-    """Encoder output and text of the whole recording."""
+    """Encoder output and words of the whole recording."""
     frames, lengths = recogniser.front_end(wav.unsqueeze(0), torch.tensor([len(wav)]))
     with torch.no_grad():
         encoded = recogniser.modules["Transformer"].encode(
             frames, lengths, dynchunktrain_config=DynChunkTrainConfig(chunk_size, left_context)
         )
-    tokens = recogniser.search(recogniser.modules, encoded, lengths)[0]
-    return encoded, recogniser.tokenizer.decode(tokens)
+    state = recogniser.search.initial_state(recogniser.modules, 1)
+    tokens, places, _ = recogniser.search.step(recogniser.modules, encoded, lengths, state)
+    transcript = Transcript(recogniser.tokenizer, frame_seconds=640 / 16000)
+    transcript.add(tokens[0], places[0])
+    transcript.finish()
+    events = transcript.events(limit=len(wav) / 16000)
+    assert _text(events) == recogniser.tokenizer.decode(tokens[0])
+    return encoded, events
 
 
 def _stable(events):
@@ -73,14 +80,14 @@ def test_streamed_is_the_chunkwise_forward(
     recogniser = make_recogniser(encoder, kind, **changes)
     for samples in (1, 100, 639, 640, 641, 33333):
         wav = noise(samples)
-        encoded, text = _offline(recogniser, wav, chunk_size, left_context)
+        encoded, expected = _offline(recogniser, wav, chunk_size, left_context)
         search = recogniser.search
         recogniser.search = recording = _Recording(search)
         events = _streamed(recogniser, wav, chunk_size, left_context, 1600)
         recogniser.search = search
         torch.testing.assert_close(torch.cat(recording.encoded, 1), encoded, atol=1e-5, rtol=0)
-        assert _text(events) == text
-    assert len(text) > 10
+        assert events == expected
+    assert len(_text(events)) > 10 and events[-1].start > 1
 
 
 @pytest.mark.parametrize("rate", (None, 8000, 44100))
@@ -100,8 +107,9 @@ def test_any_split_gives_the_same(make_recogniser, noise, rate):
 def test_other_rates_are_resampled(make_recogniser, noise, rate):
     recogniser, wav = make_recogniser(), noise(50001)
     resampled = torchaudio.functional.resample(wav, rate, 16000)
-    _, text = _offline(recogniser, resampled, 4, 2)
-    assert _text(_streamed(recogniser, wav, 4, 2, 1000, rate)) == text
+    _, expected = _offline(recogniser, resampled, 4, 2)
+    events = _streamed(recogniser, wav, 4, 2, 1000, rate)
+    assert [(e.text, e.start) for e in events] == [(e.text, e.start) for e in expected]
 
 
 @pytest.mark.parametrize("kind", ("ctc", "transducer"))
@@ -221,12 +229,14 @@ def test_samples_of_other_types(make_recogniser, noise):
 
 def test_the_users_buffer_can_be_used_again(make_recogniser, noise):
     recogniser, wav = make_recogniser(), noise(30000)
-    stream, buffer, events = Stream(recogniser, 4, 2), np.zeros(1000, np.float32), []
-    for piece in wav.split(1000):
-        buffer[:] = piece
-        events += stream.push(buffer)
-        buffer[:] = 7
-    assert _stable(events + stream.finish()) == _streamed(recogniser, wav, 4, 2, 1000)
+    expected = _streamed(recogniser, wav, 4, 2, 1000)
+    for buffer in (np.zeros(1000, np.float32), torch.zeros(1000)):
+        stream, events = Stream(recogniser, 4, 2), []
+        for piece in wav.split(1000):
+            buffer[:] = piece
+            events += stream.push(buffer)
+            buffer[:] = 7
+        assert _stable(events + stream.finish()) == expected
 
 
 def test_empty_stream(make_recogniser):
