@@ -1,6 +1,7 @@
 """Searches over a transducer: modules "predictor" and "joiner", and frames of its encoder.
 
-Both respect the lengths, and both always end: a frame gives `max_symbols_per_frame` tokens at most.
+Both respect the lengths, and both always end: after `max_symbols_per_frame` tokens the next frame
+follows for certain, without a blank.
 """
 
 import math
@@ -107,10 +108,9 @@ class TransducerGreedySearch:
 class TransducerBeamSearch:
     """The hypotheses with the highest total probability over their alignments, one beam a frame.
 
-    In every frame each hypothesis may grow by 0 to `max_symbols_per_frame` tokens before its blank.
-    Hypotheses with the same tokens are one: their probabilities add up. With a beam that holds
-    all hypotheses the search is exact. Every utterance is searched alone, so that its neighbours
-    have no say.
+    In every frame each hypothesis may grow by 0 to `max_symbols_per_frame` tokens. Hypotheses with
+    the same tokens are one: their probabilities add up. With a beam that holds all hypotheses the
+    search is exact. Every utterance is searched alone, so that its neighbours have no say.
 
     Arguments
     ---------
@@ -176,19 +176,23 @@ class TransducerBeamSearch:
     def _frame(self, predictor, joiner, frame, beam):
         """The beam after a frame, from the beam before it."""
         tensors = []  # of the beams in this frame, each grown from the one before
-        ended = {}  # tokens: (score after the blank, row in all these tensors)
+        ended = {}  # tokens: (score at the frame's end, row in all these tensors)
         for grown in range(self.max_symbols_per_frame + 1):
-            scores = joiner(frame, beam.tensors["predicted"]).double().log_softmax(-1)
-            scores += scores.new_tensor(beam.scores).unsqueeze(1)
+            may_grow = grown < self.max_symbols_per_frame
+            ends = beam.scores
+            if may_grow:
+                scores = joiner(frame, beam.tensors["predicted"]).double().log_softmax(-1)
+                scores += scores.new_tensor(beam.scores).unsqueeze(1)
+                ends = scores[:, BLANK].tolist()
             first = sum(len(one["predicted"]) for one in tensors)
             tensors.append(beam.tensors)
-            for row, (tokens, score) in enumerate(zip(beam.tokens, scores[:, BLANK].tolist())):
+            for row, (tokens, score) in enumerate(zip(beam.tokens, ends)):
                 earlier, row = ended.get(tokens, (-math.inf, first + row))
                 ended[tokens] = _logaddexp(earlier, score), row
-            if grown < self.max_symbols_per_frame:
+            if may_grow:
                 beam = self._grow(predictor, beam, scores, ended)
-                if not beam.tokens:
-                    break
+            if not may_grow or not beam.tokens:
+                break
         best = sorted(ended.items(), key=lambda item: -item[1][0])[: self.beam_size]
         rows = torch.tensor([row for _, (_, row) in best], device=frame.device)
         return _Beam(
@@ -200,7 +204,7 @@ class TransducerBeamSearch:
     def _grow(self, predictor, beam, scores, ended):
         """The best hypotheses with one more token, of those that may still enter the beam."""
         kept = sorted((score for score, _ in ended.values()), reverse=True)[: self.beam_size]
-        # A blank will lower the score further, so what is below the beam stays there.
+        # Scores only fall, so what is below the beam will stay there.
         floor = kept[-1] if len(kept) == self.beam_size else -math.inf
         scores = scores[:, BLANK + 1 :]
         best, places = scores.flatten().topk(min(self.beam_size, scores.numel()))
