@@ -9,7 +9,9 @@ README = (ROOT / "README.md").read_text()
 
 def test_example_of_the_cell():
     (example,) = (
-        block for block in re.findall(r"```python\n(.*?)```", README, re.S) if "import" in block
+        block
+        for block in re.findall(r"```python\n(.*?)```", README, re.S)
+        if "import SummaryMixing" in block
     )
     names = {}
     exec(example, names)
