@@ -92,3 +92,13 @@ def test_no_samples_no_frames(make_recogniser):
 def test_rates_that_cannot_be(make_recogniser, rate):
     with pytest.raises(InputError, match=f"{rate}"):
         front_end_filter(make_recogniser(), rate)
+
+
+def test_samples_are_copied(make_recogniser, noise):
+    filter, wav = front_end_filter(make_recogniser()), noise(9000)
+    stream, buffer = FilterStream(filter), torch.zeros(1000)
+    for piece in wav.split(1000):
+        buffer[:] = piece
+        stream.push(buffer)
+        buffer[:] = 7
+    assert stream.finish().equal(_streamed(filter, wav, 10**6, 9000))

@@ -146,6 +146,24 @@ def test_streams_that_join_and_leave_are_as_alone(make_recogniser, noise, kind):
     assert session._streams == {}
 
 
+@pytest.mark.parametrize("encoder, kind, changes", KINDS)
+def test_streams_that_end_together_at_different_places(
+    make_recogniser, noise, encoder, kind, changes
+):
+    recogniser = make_recogniser(encoder, kind, **changes)
+    wavs = [noise(samples) for samples in (20000, 20480, 0, 21500, 1, 23999)]
+    session = StreamingSession(recogniser, 8, 2)
+    numbers = [session.open() for _ in wavs]
+    found = session.push(dict(zip(numbers, wavs)))
+    for state in (session._streams[1].encoder_state, session._streams[1].search_state):
+        # No stream holds the memory of the others.
+        assert all(t.untyped_storage().nbytes() == t.nbytes for t in state.values())
+    last = session.finish(*numbers)
+    for number, wav in zip(numbers, wavs):
+        events = _stable(found[number] + last[number])
+        assert events == _streamed(recogniser, wav, 8, 2, 999)
+
+
 def test_one_stream_of_a_batch_can_be_dropped(make_recogniser, noise):
     recogniser, wav = make_recogniser(), noise(20000)
     expected = _streamed(recogniser, wav, 4, 2, 999)
