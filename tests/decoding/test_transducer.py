@@ -77,10 +77,9 @@ def every_hypothesis(modules, frames, max_symbols):
 
 @pytest.fixture
 def batch():
-    """Utterances of several lengths with nan behind their ends, and some of a single frame."""
+    """Utterances of several lengths, some of one frame; behind the end more speech, or nan."""
     encoded, lengths = torch.randn(5, 11, WIDTH), torch.tensor([11, 1, 6, 10, 1])
-    for row, length in zip(encoded, lengths):
-        row[length:] = torch.nan
+    encoded[1, 1:] = torch.nan
     return encoded, lengths
 
 
@@ -96,6 +95,20 @@ def test_greedy_is_the_naive_one(batch, max_symbols):
         assert (ours, when) == naive_greedy(modules, row[:length], max_symbols)
     assert len(set(map(len, tokens))) > 2
     assert search(modules, encoded, lengths) == tokens
+
+
+@pytest.mark.parametrize("search", [TransducerGreedySearch(2), CTCGreedySearch()])
+def test_row_of_a_batch_is_what_it_is_alone(batch, search):
+    encoded, lengths = batch
+    modules = make(9, blank=1.5)
+    fresh = search.initial_state(modules, 5)
+    tokens, times, state = search.step(modules, encoded, lengths, fresh)
+    for row, length in enumerate(lengths):
+        fresh = search.initial_state(modules, 1)
+        alone = search.step(modules, encoded[row : row + 1, :length], lengths[row : row + 1], fresh)
+        assert alone[:2] == ([tokens[row]], [times[row]])
+        for name, tensor in alone[2].items():
+            torch.testing.assert_close(tensor[0], state[name][row])
 
 
 @pytest.mark.parametrize("search", [TransducerGreedySearch(2), CTCGreedySearch()])

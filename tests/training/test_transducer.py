@@ -168,8 +168,11 @@ def test_loss_is_the_weighted_sum_of_three(tiny_transducer, tmp_path):
     batch = make_batch(labels)
     brain.modules.eval()
     brain.modules.normalize.train()  # it has no statistics yet
+    heard = []
+    brain.modules.predictor.register_forward_hook(lambda _, given, out: heard.append(given[0]))
     logits, lengths, ctc, ce = brain.compute_forward(batch, sb.Stage.TRAIN)
     assert lengths[0] > lengths[1]
+    assert heard[0].tolist() == [[0, 5, 6, 7, 5], [0, 8, 0, 0, 0]]
     parts = [[], [], []]
     for row, ids in enumerate(labels):
         time, end = lengths[row], len(ids) + 1
