@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import jiwer
 import numpy as np
 
+from summarymixing import bootstrap
 from summarymixing.errors import InputError
 
 _LINE_WIDTH = 100
@@ -55,6 +56,83 @@ class Scores:
     sentence_errors: int
 
 
+@dataclass(frozen=True)
+class Counts:
+    """Errors of each utterance, from which all figures are summed.
+
+    Attributes
+    ----------
+    ids : list[str]
+        Utterance ids, sorted.
+    substitutions, deletions, insertions : array of int, (utterances,)
+        Word errors.
+    words : array of int, (utterances,)
+        Words in the reference.
+    character_errors, characters : array of int, (utterances,)
+        Likewise for characters, with single spaces between words.
+
+    Example
+    -------
+    >>> counts = count({"a": "one two", "b": "three"}, {"b": "three", "a": "one"})
+    >>> counts.ids, counts.errors.tolist(), counts.words.tolist()
+    (['a', 'b'], [1, 0], [2, 1])
+    >>> counts.scores([0]).wer  # the first utterance's
+    50.0
+    """
+
+    ids: list[str]
+    substitutions: np.ndarray
+    deletions: np.ndarray
+    insertions: np.ndarray
+    words: np.ndarray
+    character_errors: np.ndarray
+    characters: np.ndarray
+
+    @property
+    def errors(self) -> np.ndarray:
+        """Word errors of each utterance."""
+        return self.substitutions + self.deletions + self.insertions
+
+    def scores(self, rows=slice(None)) -> Scores:
+        """Scores of all utterances, or of some: `rows` is an index into the arrays."""
+        errors, words = self.errors[rows], self.words[rows]
+        characters = self.characters[rows]
+        return Scores(
+            wer=_percent(errors.sum(), words.sum()),
+            cer=_percent(self.character_errors[rows].sum(), characters.sum()),
+            substitutions=int(self.substitutions[rows].sum()),
+            deletions=int(self.deletions[rows].sum()),
+            insertions=int(self.insertions[rows].sum()),
+            words=int(words.sum()),
+            utterances=len(words),
+            characters=int(characters.sum()),
+            sentence_errors=int((errors > 0).sum()),
+        )
+
+
+def count(references: dict[str, str], hypotheses: dict[str, str]) -> Counts:
+    """Count the errors of each utterance; parameters and errors as in `score`.
+
+    Example
+    -------
+    >>> count({"a": "one two"}, {"a": "one"}).deletions.tolist()
+    [1]
+    """
+    ids, reference_texts, hypothesis_texts = _paired(references, hypotheses)
+    words = jiwer.process_words(reference_texts, hypothesis_texts)
+    characters = jiwer.process_characters(reference_texts, hypothesis_texts)
+    substitutions, deletions, insertions = _per_utterance(words)
+    return Counts(
+        ids=ids,
+        substitutions=substitutions,
+        deletions=deletions,
+        insertions=insertions,
+        words=np.array([len(reference) for reference in words.references]),
+        character_errors=_per_utterance(characters).sum(axis=0),
+        characters=np.array([len(reference) for reference in characters.references]),
+    )
+
+
 def score(references: dict[str, str], hypotheses: dict[str, str]) -> Scores:
     """Score the hypotheses against the references.
 
@@ -80,22 +158,7 @@ def score(references: dict[str, str], hypotheses: dict[str, str]) -> Scores:
     >>> round(scores.wer, 2)
     66.67
     """
-    _, reference_texts, hypothesis_texts = _paired(references, hypotheses)
-    words = jiwer.process_words(reference_texts, hypothesis_texts)
-    characters = jiwer.process_characters(reference_texts, hypothesis_texts)
-    word_errors, word_counts = _per_utterance(words)
-    character_errors, character_counts = _per_utterance(characters)
-    return Scores(
-        wer=_percent(word_errors.sum(), word_counts.sum()),
-        cer=_percent(character_errors.sum(), character_counts.sum()),
-        substitutions=words.substitutions,
-        deletions=words.deletions,
-        insertions=words.insertions,
-        words=int(word_counts.sum()),
-        utterances=len(reference_texts),
-        characters=int(character_counts.sum()),
-        sentence_errors=int((word_errors > 0).sum()),
-    )
+    return count(references, hypotheses).scores()
 
 
 def wer_interval(
@@ -108,7 +171,7 @@ def wer_interval(
 
     It says how far the number would move on another test set of this size, and nothing about
     another training seed. Utterances are taken as independent: with few speakers the truth is
-    wider.
+    wider (`summarymixing.scoring.evaluate` draws speakers where they are known).
 
     Parameters
     ----------
@@ -122,7 +185,7 @@ def wer_interval(
     Returns
     -------
     low, high : float
-        Percent; nan where the references hold no word.
+        Percent; nan where the references hold no word, and for a single utterance.
 
     Raises
     ------
@@ -137,23 +200,7 @@ def wer_interval(
     >>> 5 < low < 12.5 < high < 20
     True
     """
-    if resamples < 1:
-        raise InputError(f"resamples must be positive, got {resamples}")
-    _, reference_texts, hypothesis_texts = _paired(references, hypotheses)
-    errors, counts = _per_utterance(jiwer.process_words(reference_texts, hypothesis_texts))
-    if counts.sum() == 0:
-        return float("nan"), float("nan")
-    generator = np.random.default_rng(seed)
-    rates = []
-    for _ in range(resamples):
-        drawn = generator.integers(0, len(errors), size=len(errors))
-        # A draw of empty references only has no rate; the others still bound it.
-        if counts[drawn].sum() > 0:
-            rates.append(_percent(errors[drawn].sum(), counts[drawn].sum()))
-    if not rates:
-        return float("nan"), float("nan")
-    low, high = np.percentile(rates, [2.5, 97.5])
-    return float(low), float(high)
+    return _interval(count(references, hypotheses), resamples, seed)
 
 
 def alignment_report(references: dict[str, str], hypotheses: dict[str, str]) -> str:
@@ -187,16 +234,17 @@ def alignment_report(references: dict[str, str], hypotheses: dict[str, str]) -> 
     HYP: one too *****
              S   D
     """
-    scores = score(references, hypotheses)
-    ids, reference_texts, hypothesis_texts = _paired(references, hypotheses)
-    words = jiwer.process_words(reference_texts, hypothesis_texts)
-    errors, counts = _per_utterance(words)
-    worst_first = sorted(np.flatnonzero(errors), key=lambda i: (-errors[i], counts[i], ids[i]))
+    counts = count(references, hypotheses)
+    ids, errors = counts.ids, counts.errors
+    worst_first = sorted(
+        np.flatnonzero(errors), key=lambda i: (-errors[i], counts.words[i], ids[i])
+    )
+    words = jiwer.process_words(*_paired(references, hypotheses)[1:])
 
-    lines = _header(scores, wer_interval(references, hypotheses), words)
+    lines = _header(counts.scores(), _interval(counts), words)
     for i in worst_first:
         pairs = _pairs(words.references[i], words.hypotheses[i], words.alignments[i])
-        title = f"{ids[i]}: {_plural(errors[i], 'error')} in {_plural(counts[i], 'word')}"
+        title = f"{ids[i]}: {_plural(errors[i], 'error')} in {_plural(counts.words[i], 'word')}"
         lines += ["", title, *_layout(pairs)]
     return "\n".join(lines)
 
@@ -231,17 +279,23 @@ def _few(ids, shown=3):
 
 
 def _per_utterance(output):
-    """Errors and reference lengths of each utterance, as two integer arrays."""
-    errors = [
-        sum(
-            # A substitution spans as many on either side; the other two are empty on one.
-            max(chunk.ref_end_idx - chunk.ref_start_idx, chunk.hyp_end_idx - chunk.hyp_start_idx)
-            for chunk in chunks
-            if chunk.type != "equal"
-        )
-        for chunks in output.alignments
-    ]
-    return np.array(errors), np.array([len(reference) for reference in output.references])
+    """Substitutions, deletions and insertions: an integer array (3, utterances)."""
+    counts = np.zeros((3, len(output.alignments)), dtype=int)
+    for i, chunks in enumerate(output.alignments):
+        for chunk in chunks:
+            if chunk.type != "equal":
+                kind = ("substitute", "delete", "insert").index(chunk.type)
+                # A substitution spans as many on either side; the other two are empty on one.
+                counts[kind, i] += max(
+                    chunk.ref_end_idx - chunk.ref_start_idx, chunk.hyp_end_idx - chunk.hyp_start_idx
+                )
+    return counts
+
+
+def _interval(counts, resamples=1000, seed=0):
+    values = np.stack([counts.errors, counts.words], axis=1)
+    errors, words = bootstrap.resampled_sums(values, resamples, seed).T
+    return bootstrap.interval(bootstrap.percent(errors, words))
 
 
 def _percent(errors, total):

@@ -19,7 +19,10 @@ INSIDE = {
     "published": {"models", "nnet", "ops", "errors"},
     "decoding": {"models", "nnet", "ops", "errors"},
     "dataio": {"errors"},
-    "metrics": {"errors"},
+    "bootstrap": {"errors"},
+    "metrics": {"bootstrap", "errors"},
+    "scoring": {"metrics", "bootstrap", "errors"},
+    "transcripts": {"errors"},
     "training": {"dataio", "metrics", "decoding", "ops", "errors"},
     # Of training: what a checkpoint holds.
     "inference": {"training", "dataio", "decoding", "models", "nnet", "ops", "errors"},
