@@ -19,7 +19,7 @@ from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
 from summarymixing import metrics
-from summarymixing.dataio import audio, manifests
+from summarymixing.dataio import manifests
 from summarymixing.errors import InputError
 from summarymixing.inference import load
 from summarymixing.inference.streaming import chunk_frames
@@ -32,7 +32,7 @@ def decode(recogniser, rows, configurations, batch_size):
     batches = range(0, len(rows), batch_size)
     for first in tqdm(batches, unit="batch", file=sys.stderr):
         batch = rows[first : first + batch_size]
-        wavs = [audio.read(row["wav"], recogniser.sample_rate) for row in batch]
+        wavs = [manifests.read_audio(row, recogniser.sample_rate) for row in batch]
         lengths = torch.tensor([len(wav) for wav in wavs])
         wavs = pad_sequence(wavs, batch_first=True).to(recogniser.device)
         frames, lengths = recogniser.front_end(wavs, lengths.to(recogniser.device))

@@ -53,8 +53,11 @@ class AudioInfo:
         return self.frames / self.sample_rate
 
 
-def read(path, sample_rate=16000):
-    """Reads an audio file (WAV, FLAC, SPHERE, MP3 or OGG) as one channel.
+def read(path, sample_rate=16000, start=None, stop=None):
+    """Reads an audio file (WAV, FLAC, SPHERE, MP3 or OGG), or a segment of it, as one channel.
+
+    A segment is what a file cut there would give: when it is resampled, too, nothing of its
+    surroundings is heard. Only the segment is decoded.
 
     Arguments
     ---------
@@ -62,6 +65,10 @@ def read(path, sample_rate=16000):
         The file.
     sample_rate : int
         Rate in Hz of the result; a file with another rate is resampled.
+    start : float, optional
+        Where the segment begins, in seconds; the sample nearest to it is the first.
+    stop : float, optional
+        Where it ends, in seconds; the sample nearest to it is the first one outside.
 
     Returns
     -------
@@ -71,7 +78,7 @@ def read(path, sample_rate=16000):
     Raises
     ------
     InputError
-        If the file is missing, empty, truncated or not audio.
+        If the file is missing, empty, truncated or not audio, or the segment is not inside it.
 
     Example
     -------
@@ -80,14 +87,25 @@ def read(path, sample_rate=16000):
     >>> soundfile.write(path, torch.zeros(8000, 2).numpy(), 8000)
     >>> read(path).shape
     torch.Size([16000])
+    >>> read(path, start=0.25, stop=0.5).shape
+    torch.Size([4000])
     """
     with _open(path) as file:
+        first = 0 if start is None else round(start * file.samplerate)
+        end = file.frames if stop is None else round(stop * file.samplerate)
+        if not 0 <= first < end <= file.frames:
+            raise InputError(
+                f"{path}: the segment from {start} s to {stop} s is empty or not inside the file,"
+                f" which has {file.frames / file.samplerate} s"
+            )
         try:
-            samples = file.read(dtype="float32", always_2d=True)
+            if first > 0:
+                file.seek(first)
+            samples = file.read(end - first, dtype="float32", always_2d=True)
         except soundfile.SoundFileError as error:
             raise _truncated(path) from error
-        if len(samples) < file.frames:
-            raise _truncated(path, f"{len(samples)} of {file.frames} samples are there")
+        if len(samples) < end - first:
+            raise _truncated(path, f"{first + len(samples)} of {file.frames} samples are there")
         waveform = torch.from_numpy(samples).mean(dim=1)
         if file.samplerate != sample_rate:
             waveform = torchaudio.functional.resample(waveform, file.samplerate, sample_rate)
@@ -191,6 +209,13 @@ def _open(path):
     try:
         file = soundfile.SoundFile(path)
     except (soundfile.SoundFileError, TypeError) as error:  # TypeError: a headerless .raw
+        with open(path, "rb") as raw:
+            coding = _sphere_header(raw)[1].get("sample_coding", "pcm")
+        if "," in coding:
+            raise InputError(
+                f"{path}: the audio is compressed inside its SPHERE file ({coding}), which cannot"
+                " be read; uncompressed SPHERE is expected (sph2pipe -p IN OUT decompresses it)"
+            ) from error
         raise InputError(
             f"{path}: not readable as audio (WAV, FLAC, uncompressed SPHERE, MP3 or OGG expected)"
         ) from error
@@ -236,13 +261,7 @@ def _promised_wav_size(raw, order):
 
 
 def _promised_sphere_size(raw):
-    raw.seek(8)
-    header_size = raw.readline().strip()
-    if not header_size.isdigit():
-        return None
-    raw.seek(0)
-    header = raw.read(int(header_size)).decode("latin-1")
-    fields = dict(re.findall(r"^(\w+) -\w+ (.*)$", header, re.MULTILINE))
+    header_size, fields = _sphere_header(raw)
     if "," in fields.get("sample_coding", "pcm"):  # compressed, e.g. "pcm,embedded-shorten-v2.00"
         return None
     try:
@@ -250,4 +269,15 @@ def _promised_sphere_size(raw):
         channels = int(fields.get("channel_count", 1))
     except (KeyError, ValueError):
         return None
-    return int(header_size) + counts[0] * counts[1] * channels
+    return header_size + counts[0] * counts[1] * channels
+
+
+def _sphere_header(raw):
+    """Size in bytes and fields of a SPHERE file's header; no fields if it has none."""
+    raw.seek(0)
+    magic, size = raw.readline(16), raw.readline(16).strip()
+    if magic != b"NIST_1A\n" or not size.isdigit():
+        return 0, {}
+    raw.seek(0)
+    header = raw.read(int(size)).decode("latin-1")
+    return int(size), dict(re.findall(r"^(\w+) -\w+ (.*)$", header, re.MULTILINE))

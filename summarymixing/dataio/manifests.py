@@ -2,12 +2,15 @@
 
 They are SpeechBrain CSVs with the columns ``ID,duration,wav,spk_id,wrd``; ``duration`` is in
 seconds at the file's own rate and exact: ``round(duration * rate)`` is the number of samples.
+Where utterances are segments of longer files there are two more columns, ``start,stop``, in
+seconds and just as exact; both are empty for an utterance that is a whole file.
 
 What the corpora share is here too: noticing unusable audio before training starts, and skipping
 the work when it was done before.
 """
 
 import csv
+import functools
 import hashlib
 import itertools
 import json
@@ -25,8 +28,10 @@ from summarymixing.errors import InputError
 logger = logging.getLogger(__name__)
 
 COLUMNS = ("ID", "duration", "wav", "spk_id", "wrd")
+SEGMENT_COLUMNS = ("start", "stop")
 _NAMED_IN_LOG = 20
 _THREADS = 8  # they mostly wait for the disk
+_TOLERANCE = 0.5  # seconds; times that corpora state are rounded, and coders add some silence
 
 
 @dataclass(frozen=True)
@@ -43,6 +48,12 @@ class Utterance:
         Who speaks.
     text : str, optional
         The transcript; "" if nothing was said, None if the corpus has no transcript for it.
+    start : float, optional
+        Where the utterance begins in the file, in seconds; its beginning if left out.
+    stop : float, optional
+        Where it ends; the file's end if left out, or if it is beyond it by up to half a second.
+    duration : float, optional
+        What the corpus says, in seconds: the audio must agree with it to half a second.
 
     Example
     -------
@@ -54,6 +65,9 @@ class Utterance:
     wav: str
     speaker: str
     text: str | None
+    start: float | None = None
+    stop: float | None = None
+    duration: float | None = None
 
 
 def write(path, utterances, on_bad="drop", description="manifest"):
@@ -108,16 +122,22 @@ def write(path, utterances, on_bad="drop", description="manifest"):
                 f" {other.wav}); ids must be unique"
             )
 
+    inspect = functools.lru_cache(64)(audio.inspect)  # segments of one file follow each other
     with ThreadPoolExecutor(_THREADS) as pool:
-        checked = pool.map(lambda utterance: _check(utterance, on_bad), utterances)
+        checked = pool.map(lambda utterance: _check(utterance, on_bad, inspect), utterances)
         progress = tqdm(checked, f"checking {description}", len(utterances), unit="file")
         results = list(progress)
 
+    segments = any(_is_segment(utterance) for utterance in utterances)
     rows, bad = [], []
-    for utterance, (duration, reason) in zip(utterances, results, strict=True):
+    for utterance, (times, reason) in zip(utterances, results, strict=True):
         if reason is None:
+            start, stop, duration = map(repr, times)
             text = " ".join(utterance.text.split())
-            rows.append((utterance.id, repr(duration), utterance.wav, utterance.speaker, text))
+            row = (utterance.id, duration, utterance.wav, utterance.speaker, text)
+            if segments:
+                row += (start, stop) if _is_segment(utterance) else ("", "")
+            rows.append(row)
         else:
             bad.append((utterance.id, utterance.wav, reason))
     if bad and on_bad == "raise":
@@ -147,7 +167,7 @@ def write(path, utterances, on_bad="drop", description="manifest"):
             f" ({more} more than named above)" if more > 0 else "",
             dropped,
         )
-    _write_csv(path, COLUMNS, rows)
+    _write_csv(path, COLUMNS + SEGMENT_COLUMNS if segments else COLUMNS, rows)
     return len(rows)
 
 
@@ -162,7 +182,8 @@ def read(path):
     Returns
     -------
     rows : list of dict
-        One per utterance; ``duration`` is a float in seconds, everything else a str.
+        One per utterance; ``duration`` is a float in seconds, ``start`` and ``stop``, if they are
+        there, are too, or None for a whole file; everything else is a str.
 
     Raises
     ------
@@ -195,18 +216,42 @@ def read(path):
                 where = f"{path}, line {table.line_num}"
                 if None in row or any(row[name] is None for name in COLUMNS):
                     raise InputError(f"{where}: {len(table.fieldnames)} values are expected")
-                try:
-                    row["duration"] = float(row["duration"])
-                except ValueError:
-                    raise InputError(
-                        f"{where}: duration must be a number of seconds, got {row['duration']!r}"
-                    ) from None
+                row["duration"] = _seconds(row, "duration", where)
+                for name in SEGMENT_COLUMNS:
+                    if name in row:
+                        row[name] = _seconds(row, name, where) if row[name] else None
                 rows.append(row)
     except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path}: not a UTF-8 CSV file ({error})") from error
     if not rows:
         raise InputError(f"{path}: the manifest has no rows; at least one utterance is needed")
     return rows
+
+
+def read_audio(row, sample_rate=16000):
+    """Reads the audio of a manifest's row, be it a whole file or a segment.
+
+    Arguments
+    ---------
+    row : dict
+        As `read` returns it.
+    sample_rate : int
+        Rate in Hz of the result.
+
+    Returns
+    -------
+    waveform : torch.Tensor
+        Shape (samples,), as `audio.read` returns it.
+
+    Example
+    -------
+    >>> import os, soundfile, tempfile, torch
+    >>> wav = os.path.join(tempfile.mkdtemp(), "a.wav")
+    >>> soundfile.write(wav, torch.zeros(8000).numpy(), 16000)
+    >>> read_audio({"wav": wav, "start": 0.25, "stop": 0.375}).shape
+    torch.Size([2000])
+    """
+    return audio.read(row["wav"], sample_rate, row.get("start"), row.get("stop"))
 
 
 def prepare(manifest_folder, arguments, sources, loaders):
@@ -352,6 +397,72 @@ def read_lines(path):
         raise InputError(f"{path}: cannot be read as UTF-8 text ({error})") from error
 
 
+def read_tsv(path, columns, optional=()):
+    """Rows of a tab-separated file whose first line names its columns.
+
+    Quotation marks are characters like others, and only a line feed ends a line: in the texts
+    that corpora collect, marks are not paired, and other line separators (U+2028) occur.
+
+    Arguments
+    ---------
+    path : str or os.PathLike
+        The file, UTF-8.
+    columns : list of str
+        The columns that are wanted, in this order; the file may have others.
+    optional : list of str
+        Columns that follow them, with None in each row where the file does not have them.
+
+    Returns
+    -------
+    rows : list of (int, tuple of str)
+        Line number and values of each line that is not blank.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read, a column is missing, or a line has another number of values
+        than the first.
+
+    Example
+    -------
+    >>> import os, tempfile
+    >>> path = os.path.join(tempfile.mkdtemp(), "a.tsv")
+    >>> with open(path, "w") as file:
+    ...     _ = file.write('id\\tage\\ttext\\na-1\\t\\t"Good" morning\\n')
+    >>> read_tsv(path, ["text", "id"])
+    [(2, ('"Good" morning', 'a-1'))]
+    """
+    path = Path(path)
+    rows = []
+    try:
+        with open(path, encoding="utf-8-sig", newline="\n") as file:
+            header = file.readline().rstrip("\r\n").split("\t")
+            for column in columns:
+                if column not in header:
+                    raise InputError(
+                        f"{path}: there is no column {column}; found {', '.join(header)}"
+                    )
+            places = [header.index(column) for column in columns]
+            places += [header.index(name) if name in header else None for name in optional]
+            for number, line in enumerate(file, 2):
+                if not line.strip():
+                    continue
+                values = line.rstrip("\r\n").split("\t")
+                if len(values) != len(header):
+                    raise InputError(
+                        f"{path}, line {number}: {len(header)} values are expected,"
+                        f" got {len(values)}"
+                    )
+                wanted = (None if place is None else values[place] for place in places)
+                rows.append((number, tuple(wanted)))
+    except FileNotFoundError:
+        found = some(entry.name for entry in path.parent.glob("*.tsv*"))
+        raise InputError(f"{path}: there is no such file; found {found}") from None
+    except (UnicodeDecodeError, OSError) as error:
+        raise InputError(f"{path}: cannot be read as UTF-8 text ({error})") from error
+    return rows
+
+
 def some(names, limit=8):
     """Names for an error message, the first few of them.
 
@@ -365,17 +476,43 @@ def some(names, limit=8):
     return (", ".join(names[:limit]) or "nothing") + more
 
 
-def _check(utterance, on_bad):
-    """Duration in seconds and None, or None and the reason why an utterance is unusable."""
+def _check(utterance, on_bad, inspect):
+    """Start, stop and duration in seconds and None, or None and why an utterance is unusable."""
     try:
-        duration = audio.inspect(utterance.wav).duration
+        info = inspect(utterance.wav)
     except InputError as error:
         return None, str(error)
     if utterance.text is None:
         return None, f"{utterance.wav}: no transcript line names this audio file"
     if on_bad == "drop" and not utterance.text.strip():
         return None, "the transcript is empty"
-    return duration, None
+    stop = info.duration if utterance.stop is None else utterance.stop
+    first = round((utterance.start or 0) * info.sample_rate)
+    end = min(round(stop * info.sample_rate), info.frames)
+    if not 0 <= first < end or stop > info.duration + _TOLERANCE:
+        return None, (
+            f"{utterance.wav}: the segment from {utterance.start} s to {utterance.stop} s is empty"
+            f" or not inside the file, which has {info.duration} s"
+        )
+    start, stop, duration = (count / info.sample_rate for count in (first, end, end - first))
+    if utterance.duration is not None and abs(utterance.duration - duration) > _TOLERANCE:
+        return None, (
+            f"{utterance.wav}: {utterance.duration} s are stated, the audio has {duration} s"
+        )
+    return (start, stop, duration), None
+
+
+def _is_segment(utterance):
+    return utterance.start is not None or utterance.stop is not None
+
+
+def _seconds(row, name, where):
+    try:
+        return float(row[name])
+    except ValueError:
+        raise InputError(
+            f"{where}: {name} must be a number of seconds, got {row[name]!r}"
+        ) from None
 
 
 def _write_csv(path, columns, rows):

@@ -115,27 +115,9 @@ def _read_tables(folder):
     parts, places = {}, {}
     for part, name in _TABLES.items():
         path = folder / name
-        if not path.is_file():
-            found = manifests.some(entry.name for entry in folder.glob("*.tsv*"))
-            raise InputError(f"{path}: there is no such file; found {found}")
-        try:
-            # Only at "\n": splitlines would split inside a raw text too, at U+2028 for one. The
-            # csv module is of no use, as a quotation mark is a character like others here.
-            header, *lines = path.read_text(encoding="utf-8").split("\n")
-        except (UnicodeDecodeError, OSError) as error:
-            raise InputError(f"{path}: cannot be read as UTF-8 text ({error})") from error
-        columns = header.split("\t")
-        for column in _COLUMNS:
-            if column not in columns:
-                raise InputError(f"{path}: there is no column {column}; found {', '.join(columns)}")
         rows = []
-        for number, line in enumerate(lines, 2):
-            if not line.strip():
-                continue
-            place, values = f"{path}, line {number}", line.split("\t")
-            if len(values) != len(columns):
-                raise InputError(f"{place}: {len(columns)} values are expected, got {len(values)}")
-            id_, text, speaker = (values[columns.index(column)] for column in _COLUMNS)
+        for number, (id_, text, speaker) in manifests.read_tsv(path, _COLUMNS):
+            place = f"{path}, line {number}"
             if id_ in places:
                 raise InputError(f"{place}: the id {id_} is there twice, first in {places[id_]}")
             places[id_] = place

@@ -9,7 +9,7 @@ from speechbrain.dataio.dataset import DynamicItemDataset
 from speechbrain.dataio.sampler import DynamicBatchSampler
 from speechbrain.utils.distributed import if_main_process
 
-from summarymixing.dataio import audio, manifests
+from summarymixing.dataio import manifests
 from summarymixing.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -36,8 +36,10 @@ def dataset(rows, tokenizer, sample_rate=16000, speed_perturb=None):
         Items: id, wrd (str), sig (samples,), tokens_bos and tokens_eos (LongTensor).
     """
 
-    def read(wav):
-        sig = audio.read(wav, sample_rate)
+    by_id = {row["ID"]: row for row in rows}
+
+    def read(id_):
+        sig = manifests.read_audio(by_id[id_], sample_rate)
         return sig if speed_perturb is None else speed_perturb(sig.unsqueeze(0)).squeeze(0)
 
     def tokens(text):
@@ -46,9 +48,9 @@ def dataset(rows, tokenizer, sample_rate=16000, speed_perturb=None):
         yield torch.tensor([*ids, tokenizer.eos_id()])
 
     return DynamicItemDataset(
-        {row["ID"]: row for row in rows},
+        by_id,
         dynamic_items=[
-            {"func": read, "takes": "wav", "provides": "sig"},
+            {"func": read, "takes": "id", "provides": "sig"},
             {"func": tokens, "takes": "wrd", "provides": ["tokens_bos", "tokens_eos"]},
         ],
         output_keys=["id", "sig", "wrd", "tokens_bos", "tokens_eos"],

@@ -78,6 +78,57 @@ def test_resamples(tmp_path, rate):
     assert audio.read(path, rate).shape == (rate,)
 
 
+# Of a second: the whole, one sample, a rounded time, until the end, from the beginning.
+SEGMENTS = [(0, 1), (0.5, 0.5 + 1 / RATE), (0.100031, 0.7), (0.25, None), (None, 0.3)]
+
+
+@pytest.mark.parametrize("suffix", [".wav", ".flac", ".sph"])
+@pytest.mark.parametrize("start, stop", SEGMENTS)
+def test_reads_exact_segments(tmp_path, suffix, start, stop):
+    samples = noise()
+    path = write(tmp_path / f"a{suffix}", samples)
+    expected = samples[round((start or 0) * RATE) : round((stop or 1) * RATE)]
+    waveform = audio.read(path, RATE, start, stop)
+    np.testing.assert_array_equal((waveform * 32768).numpy(), expected)
+
+
+@pytest.mark.parametrize("start, stop", SEGMENTS)
+def test_a_resampled_segment_is_that_of_a_file_cut_there(tmp_path, start, stop):
+    samples = noise(8000, channels=2)
+    path = write(tmp_path / "a.wav", samples, 8000)
+    first, end = round((start or 0) * 8000), round((stop or 1) * 8000)
+    end = max(end, first + 1)
+    cut = write(tmp_path / "cut.wav", samples[first:end], 8000)
+    stop = stop and end / 8000
+    assert torch.equal(audio.read(path, RATE, start, stop), audio.read(cut, RATE))
+
+
+@pytest.mark.parametrize("suffix", [".mp3", ".ogg"])
+def test_compressed_segments(tmp_path, suffix):
+    path = write(tmp_path / f"a{suffix}", noise(3 * RATE))
+    whole = audio.read(path)
+    for start, stop in ((0, 0.5), (1.1, 1.6), (2.7, 3)):
+        expected = whole[round(start * RATE) : round(stop * RATE)]
+        torch.testing.assert_close(audio.read(path, RATE, start, stop), expected, atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "start, stop", [(0.5, 0.5), (0.6, 0.5), (-0.1, 0.5), (0, 1.001), (2, None)]
+)
+def test_segments_outside_the_file(tmp_path, start, stop):
+    path = write(tmp_path / "a.wav", noise())
+    with pytest.raises(InputError, match=f"a.wav: the segment from {start} s to {stop} s .* 1.0 s"):
+        audio.read(path, RATE, start, stop)
+
+
+def test_segment_of_a_truncated_file(tmp_path):
+    path = write(tmp_path / "a.flac", noise(3 * RATE))
+    path.write_bytes(path.read_bytes()[:-20000])
+    assert len(audio.read(path, RATE, 0.5, 1)) == RATE // 2
+    with pytest.raises(InputError, match="a.flac: the audio file is truncated"):
+        audio.read(path, RATE, 2.5, 3)
+
+
 @pytest.mark.parametrize("function", [audio.read, audio.inspect])
 @pytest.mark.parametrize("keep", [-1, -2, -1000, 0.9, 0.5, 0.1])
 @pytest.mark.parametrize("suffix", [".wav", ".flac", ".sph", ".mp3"])
@@ -175,8 +226,9 @@ def test_compressed_sphere_is_named(tmp_path):
     path = tmp_path / "a.sph"
     write_sphere(path, noise(), coding="pcm,embedded-shorten-v2.00")
     path.write_bytes(path.read_bytes()[:-20000])  # compressed: smaller than its samples
-    with pytest.raises(InputError, match="uncompressed SPHERE"):
-        audio.inspect(path)
+    for function in (audio.inspect, audio.read):
+        with pytest.raises(InputError, match="a.sph: .*shorten-v2.00.*uncompressed SPHERE"):
+            function(path)
 
 
 def test_inspect_does_not_decode_everything(tmp_path, monkeypatch):

@@ -42,6 +42,70 @@ def test_speechbrain_reads_it(tmp_path, utterances):
     assert data[1] == {"id": "u1", "duration": 13347 / 16000, "wrd": "WORD, 1"}
 
 
+class TestSegments:
+    """Utterances that are parts of a file."""
+
+    @pytest.fixture(params=[16000, 44100])
+    def rate(self, request):
+        return request.param
+
+    @pytest.fixture
+    def wav(self, tmp_path, rate):
+        samples = np.random.default_rng(0).integers(-9999, 9999, 2 * rate, dtype=np.int16)
+        soundfile.write(tmp_path / "talk.wav", samples, rate)
+        return str(tmp_path / "talk.wav")
+
+    def write(self, tmp_path, wav, *times, on_bad="raise"):
+        utterances = [
+            Utterance(f"u{i}", wav, "s", "A", *(t if isinstance(t, tuple) else (None, None, t)))
+            for i, t in enumerate(times)
+        ]
+        manifests.write(tmp_path / "out" / "dev.csv", utterances, on_bad)
+        return manifests.read(tmp_path / "out" / "dev.csv")
+
+    def test_rows(self, tmp_path, wav, rate):
+        times = [(0.1234567, 0.7654321), (None, 1.3), (0.3, None), (None, None), (0, 2.4)]
+        rows = self.write(tmp_path, wav, *times)
+        assert (
+            (tmp_path / "out" / "dev.csv")
+            .read_text()
+            .startswith("ID,duration,wav,spk_id,wrd,start,stop\n")
+        )
+        samples, _ = soundfile.read(wav, dtype="float32")
+        for row, (start, stop) in zip(rows, times):
+            first = 0 if start is None else round(start * rate)
+            end = len(samples) if stop is None else min(round(stop * rate), len(samples))
+            assert round(row["duration"] * rate) == end - first
+            waveform = manifests.read_audio(row, rate).numpy()
+            np.testing.assert_array_equal(waveform, samples[first:end])
+        assert (rows[3]["start"], rows[3]["stop"]) == (None, None)
+        assert rows[4]["stop"] == 2.0  # cut at the file's end
+
+    def test_whole_files_have_no_columns_for_them(self, tmp_path, wav):
+        (row,) = self.write(tmp_path, wav, (None, None))
+        assert list(row) == list(manifests.COLUMNS)
+        assert len(manifests.read_audio(row)) == 32000
+
+    @pytest.mark.parametrize("times", [(0.5, 0.5), (1.5, 1), (-0.1, 1), (0, 2.6), (2, None)])
+    def test_outside_the_file(self, tmp_path, wav, times):
+        with pytest.raises(InputError, match="talk.wav: the segment from .* which has 2.0 s"):
+            self.write(tmp_path, wav, times)
+        assert len(self.write(tmp_path, wav, times, (0, 1), on_bad="drop")) == 1
+
+    def test_stated_durations(self, tmp_path, wav):
+        assert len(self.write(tmp_path, wav, 1.6, 2.4, (0.5, 1, 0.6))) == 3
+        for stated in (1.4, 2000, (0.5, 1, 1.1)):
+            with pytest.raises(InputError, match="talk.wav: .* s are stated, the audio has"):
+                self.write(tmp_path, wav, stated)
+
+    def test_a_file_is_inspected_once(self, tmp_path, wav, monkeypatch):
+        calls = []
+        inspect = manifests.audio.inspect
+        monkeypatch.setattr(manifests.audio, "inspect", lambda p: calls.append(p) or inspect(p))
+        self.write(tmp_path, wav, *[(i / 100, (i + 1) / 100) for i in range(100)])
+        assert len(calls) <= 8  # by each thread at most
+
+
 def test_drop_names_what_it_drops(tmp_path, utterances, caplog):
     (tmp_path / "u1.wav").write_bytes((tmp_path / "u1.wav").read_bytes()[:-2])
     (tmp_path / "u4.wav").unlink()
@@ -113,6 +177,7 @@ def test_nothing_usable(tmp_path):
         ("ID,duration,wav,spk_id,wrd\na,1,b\n", "line 2: 5 values"),
         ("ID,duration,wav,spk_id,wrd\na,1,b,c,d,e\n", "line 2: 5 values"),
         ("ID,duration,wav,spk_id,wrd\na,long,b,c,d\n", "duration must be a number .*'long'"),
+        ("ID,duration,wav,spk_id,wrd,start,stop\na,1,b,c,d,0,x\n", "stop must be .*'x'"),
         (b"\xff\xfe\x00", "not a UTF-8 CSV"),
     ],
 )
@@ -174,3 +239,26 @@ class TestPrepare:
             run(a=2)
         utterances.pop()
         assert run(a=1) == 2
+
+
+def test_tsv(tmp_path):
+    path = tmp_path / "a.tsv"
+    path.write_bytes('\ufeffid\ta\tb\r\n1\t"x\t\r\n\n2\ty\u2028\x85z\t\rw\n'.encode())
+    assert manifests.read_tsv(path, ["b", "id"]) == [(2, ("", "1")), (4, ("\rw", "2"))]
+    expected = [(2, ('"x', None, "")), (4, ("y\u2028\x85z", None, "\rw"))]
+    assert manifests.read_tsv(path, ["a"], ["c", "b"]) == expected
+
+
+def test_tsv_errors(tmp_path):
+    path = tmp_path / "a.tsv"
+    for content, reason in (
+        (b"", "no column id; found "),
+        (b"a\tb\n", "no column id; found a, b"),
+        (b"id\tb\n1\t2\n1\n", "a.tsv, line 3: 2 values are expected, got 1"),
+        (b"id\n\xff", "cannot be read as UTF-8"),
+    ):
+        path.write_bytes(content)
+        with pytest.raises(InputError, match=reason):
+            manifests.read_tsv(path, ["id"])
+    with pytest.raises(InputError, match="b.tsv: there is no such file; found a.tsv"):
+        manifests.read_tsv(tmp_path / "b.tsv", ["id"])

@@ -2,6 +2,7 @@ import csv
 import os
 
 import pytest
+import soundfile
 import torch
 
 from summarymixing.dataio import tokenizer as tokenizers
@@ -83,3 +84,18 @@ def test_batches_are_drawn_anew_every_epoch():
     for batch in epochs[0]:
         assert len(batch) <= 8
         assert max(durations[i] for i in batch) * len(batch) <= 20 or len(batch) == 1
+
+
+def test_segments_are_read_as_such(tokenizer, tmp_path):
+    samples = torch.randint(-9999, 9999, (16000,), dtype=torch.int16)
+    path = str(tmp_path / "a.wav")
+    soundfile.write(path, samples.numpy(), 16000)
+    rows = [
+        {**_row("part", 0.25, "ONE"), "wav": path, "start": 0.5, "stop": 0.75},
+        {**_row("all", 1.0, "TWO"), "wav": path, "start": None, "stop": None},
+        {**_row("plain", 1.0, "TWO"), "wav": path},
+    ]
+    utterances = data.dataset(rows, tokenizer)
+    assert torch.equal(utterances[0]["sig"] * 32768, samples[8000:12000].float())
+    for i in (1, 2):
+        assert torch.equal(utterances[i]["sig"] * 32768, samples.float())
