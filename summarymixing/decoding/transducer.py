@@ -109,14 +109,18 @@ class TransducerBeamSearch:
     """The hypotheses with the highest total probability over their alignments, one beam a frame.
 
     In every frame each hypothesis may grow by 0 to `max_symbols_per_frame` tokens. Hypotheses with
-    the same tokens are one: their probabilities add up. With a beam that holds all hypotheses the
-    search is exact. Every utterance is searched alone, so that its neighbours have no say.
+    the same tokens are one: their probabilities add up. With a beam that holds all hypotheses, and
+    no margin, the search is exact. Every utterance is searched alone, so that its neighbours have
+    no say.
 
     Arguments
     ---------
     beam_size : int
         Hypotheses kept; 1 is `TransducerGreedySearch`.
     max_symbols_per_frame : int
+    margin : float
+        Hypotheses whose log probability is as far below the best one's are given up. Most frames
+        have one likely hypothesis only, and this is what makes them cheap.
 
     Example
     -------
@@ -131,11 +135,14 @@ class TransducerBeamSearch:
     (True, True)
     """
 
-    def __init__(self, beam_size=10, max_symbols_per_frame=5):
+    def __init__(self, beam_size=10, max_symbols_per_frame=5, margin=10.0):
         _check_positive("beam_size", beam_size)
         _check_positive("max_symbols_per_frame", max_symbols_per_frame)
+        if not margin > 0:
+            raise InputError(f"margin must be positive (.inf: none), got {margin}")
         self.beam_size = beam_size
         self.max_symbols_per_frame = max_symbols_per_frame
+        self.margin = margin
 
     def __call__(self, modules, encoded, lengths):
         """encoded (batch, time, d_model), lengths (batch,) in frames → list of lists of int."""
@@ -193,7 +200,9 @@ class TransducerBeamSearch:
                 beam = self._grow(predictor, beam, scores, ended)
             if not may_grow or not beam.tokens:
                 break
-        best = sorted(ended.items(), key=lambda item: -item[1][0])[: self.beam_size]
+        floor = self._floor(ended)
+        best = [item for item in ended.items() if not item[1][0] < floor]  # nan stays
+        best = sorted(best, key=lambda item: -item[1][0])[: self.beam_size]
         rows = torch.tensor([row for _, (_, row) in best], device=frame.device)
         return _Beam(
             [tokens for tokens, _ in best],
@@ -202,10 +211,11 @@ class TransducerBeamSearch:
         )
 
     def _grow(self, predictor, beam, scores, ended):
-        """The best hypotheses with one more token, of those that may still enter the beam."""
-        kept = sorted((score for score, _ in ended.values()), reverse=True)[: self.beam_size]
-        # Scores only fall, so what is below the beam will stay there.
-        floor = kept[-1] if len(kept) == self.beam_size else -math.inf
+        """The best hypotheses with one more token, of those that may still enter the beam.
+
+        Scores only fall, so what is below the beam will stay there.
+        """
+        floor = self._floor(ended)
         scores = scores[:, BLANK + 1 :]
         best, places = scores.flatten().topk(min(self.beam_size, scores.numel()))
         best, places = best[best > floor], places[best > floor]
@@ -217,6 +227,12 @@ class TransducerBeamSearch:
             for parent, token in zip(parents.tolist(), new["token"].tolist())
         ]
         return _Beam(tokens, best.tolist(), _feed(predictor, new) if tokens else {})
+
+    def _floor(self, ended):
+        """The lowest score in the beam of these hypotheses."""
+        kept = sorted((score for score, _ in ended.values()), reverse=True)[: self.beam_size]
+        full = len(kept) == self.beam_size
+        return max(kept[0] - self.margin, kept[-1] if full else -math.inf)
 
 
 class _Beam(NamedTuple):

@@ -160,7 +160,7 @@ def test_beam_that_holds_everything_is_exact(seed, time, max_symbols):
     frames = torch.randn(time, WIDTH)
     expected = every_hypothesis(modules, frames, max_symbols)
     assert sum(map(math.exp, expected.values())) == pytest.approx(1)
-    search = TransducerBeamSearch(len(expected), max_symbols)
+    search = TransducerBeamSearch(len(expected), max_symbols, margin=math.inf)
     ((*found,),) = search.nbest(modules, frames.unsqueeze(0), torch.tensor([time]))
     assert len(found) == len(expected)
     scores = [score for _, score in found]
@@ -237,8 +237,31 @@ def test_model_that_only_says_blank_finds_nothing(batch, search):
     assert search(make(9, blank=1000.0), encoded, lengths) == [[]] * 5
 
 
+@pytest.mark.parametrize(
+    "search", [TransducerGreedySearch(4), TransducerBeamSearch(3, 4)], ids=["greedy", "beam"]
+)
+def test_broken_model_ends_too(batch, search):
+    encoded, lengths = batch
+    assert len(search(make(9), encoded * torch.nan, lengths)) == 5
+
+
+def test_margin_gives_up_what_is_far_below_the_best(batch):
+    encoded, lengths = batch
+    modules = make(9)
+    every, near = (
+        TransducerBeamSearch(9, 2, margin).nbest(modules, encoded, lengths)
+        for margin in (math.inf, 2.0)
+    )
+    for all_found, found in zip(every, near):
+        assert found[0][0] == all_found[0][0]
+        assert found[-1][1] >= found[0][1] - 2
+    assert sum(map(len, near)) < sum(map(len, every))
+
+
 def test_bad_arguments():
     with pytest.raises(InputError, match="max_symbols_per_frame must be a positive .*, got 0"):
         TransducerGreedySearch(max_symbols_per_frame=0)
     with pytest.raises(InputError, match="beam_size must be a positive integer, got 2.5"):
         TransducerBeamSearch(beam_size=2.5)
+    with pytest.raises(InputError, match="margin must be positive .*, got -1"):
+        TransducerBeamSearch(margin=-1)
