@@ -359,6 +359,36 @@ def list_files(folder, suffixes, description="listing"):
     return files
 
 
+def stat_files(paths, description="listing"):
+    """Of some files what `list_files` tells of those in a folder; missing ones are not in it.
+
+    Arguments
+    ---------
+    paths : list of str or os.PathLike
+        The files.
+    description : str
+        Of the progress bar.
+
+    Returns
+    -------
+    files : dict
+        As from `list_files`, for each path as it was given (str).
+
+    Example
+    -------
+    >>> stat_files(["/nowhere/a.wav"])
+    {}
+    """
+    files = {}
+    for path in tqdm(paths, description, unit="file"):
+        try:
+            status = os.stat(path)
+        except OSError:  # what it means is for the writing of the manifest to say
+            continue
+        files[os.fspath(path)] = (status.st_size, status.st_mtime_ns)
+    return files
+
+
 def existing_folder(folder, what="data folder"):
     """Returns a folder as an absolute Path, or says that it is none.
 
