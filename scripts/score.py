@@ -90,12 +90,25 @@ def speakers_of(options, references):
     return references.speakers
 
 
+def check_new(path, options):
+    """The report must not take the place of anything by mistake."""
+    if path.is_dir():
+        raise InputError(f"{path} is a folder; --alignments wants a file")
+    if path.exists():
+        inputs = (options.reference, options.hypothesis, options.compare, options.utt2spk)
+        for name in filter(None, inputs):
+            if os.path.exists(name) and path.samefile(name):
+                raise InputError(f"{path} would be overwritten by --alignments, and is read")
+        if not options.force:
+            raise InputError(f"{path} is there already; --force overwrites it")
+
+
 def run(options):
     if options.seed < 0:
         raise InputError(f"--seed must not be negative, got {options.seed}")
     alignments = options.alignments and Path(options.alignments)
-    if alignments and alignments.exists() and not options.force:
-        raise InputError(f"{alignments} is there already; --force overwrites it")
+    if alignments:
+        check_new(alignments, options)
 
     def normalised(texts):
         return {

@@ -415,7 +415,7 @@ def _json(lines, id_key, text_key, speaker_key):
 
 
 def _csv(lines):
-    rows = csv.reader((line for _, line in lines), skipinitialspace=True)
+    rows = csv.reader((line + "\n" for _, line in lines), skipinitialspace=True)
     columns = next(rows, [])
     for column in ("ID", "wrd"):
         if column not in columns:
