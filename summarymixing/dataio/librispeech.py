@@ -60,21 +60,7 @@ def prepare(data_folder, manifest_folder, train_splits, valid_splits, test_split
     >>> manifests.read(paths["valid"])[0]["wrd"]
     'GOOD MORNING'
     """
-    train_splits, valid_splits, test_splits = (
-        [splits] if isinstance(splits, str) else list(splits)
-        for splits in (train_splits, valid_splits, test_splits)
-    )
-    parts = {"train": train_splits, "valid": valid_splits}
-    for name, splits in parts.items():
-        if not splits:
-            raise InputError(f"{name}_splits is empty; name at least one split")
-    for split in test_splits:
-        if split in parts:
-            raise InputError(
-                f'test split {split}: "train" and "valid" are names of other manifests'
-            )
-        parts[split] = [split]
-
+    parts = manifests.split_parts(train_splits, valid_splits, test_splits)
     folder = _corpus_folder(data_folder, [split for splits in parts.values() for split in splits])
     files = {}
     for split in dict.fromkeys(split for splits in parts.values() for split in splits):

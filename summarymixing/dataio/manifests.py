@@ -312,6 +312,49 @@ def prepare(manifest_folder, arguments, sources, loaders):
     return {name: str(path) for name, path in paths.items()}
 
 
+def split_parts(train_splits, valid_splits, test_splits):
+    """The splits of each manifest, for corpora that leave their choice to the user.
+
+    Arguments
+    ---------
+    train_splits, valid_splits : str or list of str
+        Splits that are the training and the validation set, together.
+    test_splits : str or list of str
+        Splits that are a test set each; may be empty.
+
+    Returns
+    -------
+    parts : dict
+        For each manifest, its name and the list of its splits.
+
+    Raises
+    ------
+    InputError
+        If there is no training or no validation split, or a test split has the name of another
+        manifest.
+
+    Example
+    -------
+    >>> split_parts(["train-a", "train-b"], "dev", ["test"])
+    {'train': ['train-a', 'train-b'], 'valid': ['dev'], 'test': ['test']}
+    """
+    train_splits, valid_splits, test_splits = (
+        [splits] if isinstance(splits, str) else list(splits)
+        for splits in (train_splits, valid_splits, test_splits)
+    )
+    parts = {"train": train_splits, "valid": valid_splits}
+    for name, splits in parts.items():
+        if not splits:
+            raise InputError(f"{name}_splits is empty; name at least one split")
+    for split in test_splits:
+        if split in parts:
+            raise InputError(
+                f'test split {split}: "train" and "valid" are names of other manifests'
+            )
+        parts[split] = [split]
+    return parts
+
+
 def list_files(folder, suffixes, description="listing"):
     """Lists the files under a folder, with what tells whether they were changed.
 

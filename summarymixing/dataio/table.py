@@ -1,0 +1,252 @@
+"""Any data set that a table lists: a CSV, TSV or JSON-lines file with a row for each utterance.
+
+Which column is what, the caller says. ``.csv`` is read as spreadsheets write it (comma, quotation
+marks around values that need them), ``.tsv`` without quoting (a quotation mark is a character like
+others); the first line of both names the columns. ``.jsonl`` has a JSON object in each line.
+"""
+
+import csv
+import json
+import math
+import os
+from functools import partial
+from pathlib import Path
+
+from summarymixing.dataio import manifests
+from summarymixing.errors import InputError
+
+_TABLES = (".csv", ".tsv", ".jsonl")
+
+
+def prepare(
+    data_folder,
+    manifest_folder,
+    train_splits,
+    valid_splits,
+    test_splits,
+    audio_column="audio",
+    text_column="text",
+    id_column=None,
+    speaker_column=None,
+    duration_column=None,
+    start_column=None,
+    split_column=None,
+):
+    """Writes the manifests ``train.csv``, ``valid.csv`` and one ``<split>.csv`` per test split.
+
+    Training utterances whose audio or transcript is missing, empty or broken are left out and
+    named; in the other sets they are an error. Transcripts are kept as they are. Nothing is done
+    if the manifests exist and neither arguments nor source files have changed.
+
+    Arguments
+    ---------
+    data_folder : str or os.PathLike
+        Holds a table for each split: ``<split>.csv``, ``<split>.tsv`` or ``<split>.jsonl``. Or the
+        one table of all splits, whose `split_column` tells them apart.
+    manifest_folder : str or os.PathLike
+        Where the manifests go; created if needed.
+    train_splits : list of str
+        Splits whose utterances, together, are the training set.
+    valid_splits : list of str
+        Splits whose utterances, together, are the validation set.
+    test_splits : list of str
+        Splits that are a test set each; may be empty.
+    audio_column : str
+        Column with the audio file, relative to the folder of the table.
+    text_column : str
+        Column with the transcript.
+    id_column : str, optional
+        Column with the id, unique in each set; the audio file without suffix if left out, and the
+        beginning of the segment, in ms, if there is a `start_column`.
+    speaker_column : str, optional
+        Column with the speaker; unknown if left out.
+    duration_column : str, optional
+        Column with the duration in seconds. The audio must agree with it to half a second; its
+        exact duration goes into the manifest.
+    start_column : str, optional
+        Column with the beginning of the utterance in its audio file, in seconds: it is a segment,
+        as long as `duration_column` says or until the file's end. Empty for a whole file.
+    split_column : str, optional
+        Column with the split, if `data_folder` is one table of all splits; other splits than those
+        asked for are left alone.
+
+    Returns
+    -------
+    paths : dict
+        Manifest paths (str) by name: "train", "valid" and the name of each test split.
+
+    Raises
+    ------
+    InputError
+        If a table, a split or a column is missing, a row is broken, an utterance id is there
+        twice, or a validation or test utterance cannot be used.
+
+    Example
+    -------
+    >>> import soundfile, tempfile, torch
+    >>> root = tempfile.mkdtemp()
+    >>> for name in ("a", "b"):
+    ...     soundfile.write(f"{root}/{name}.wav", torch.zeros(8000).numpy(), 16000)
+    >>> with open(root + "/all.jsonl", "w") as file:
+    ...     _ = file.write('{"file": "a.wav", "said": "good morning", "set": "train"}\\n')
+    ...     _ = file.write('{"file": "b.wav", "said": "good night", "set": "dev"}\\n')
+    >>> columns = {"audio_column": "file", "text_column": "said", "split_column": "set"}
+    >>> paths = prepare(
+    ...     root + "/all.jsonl", root + "/manifests", ["train"], ["dev"], [], **columns
+    ... )
+    >>> manifests.read(paths["valid"])[0]["wrd"]
+    'good night'
+    """
+    parts = manifests.split_parts(train_splits, valid_splits, test_splits)
+    splits = list(dict.fromkeys(split for names in parts.values() for split in names))
+    columns = {
+        "audio": audio_column,
+        "text": text_column,
+        "id": id_column,
+        "speaker": speaker_column,
+        "duration": duration_column,
+        "start": start_column,
+        "split": split_column,
+    }
+    columns = {role: column for role, column in columns.items() if column is not None}
+    if split_column is None:
+        if os.path.isfile(data_folder):
+            raise InputError(f"{data_folder}: one table of all splits needs a split_column")
+        folder = manifests.existing_folder(data_folder)
+        tables = {split: _table(folder, split) for split in splits}
+        rows = {split: _read(path, columns) for split, path in tables.items()}
+        tables = list(tables.values())
+    else:
+        tables = [Path(os.path.abspath(str(data_folder)))]
+        rows = _by_split(tables[0], _read(tables[0], columns), splits, split_column)
+
+    utterances = {split: [_utterance(*row) for row in rows[split]] for split in splits}
+    files = dict.fromkeys(u.wav for split in splits for u in utterances[split])
+    sources = manifests.stat_files([*tables, *files])
+    arguments = {
+        "corpus": "table",
+        "tables": [str(path) for path in tables],
+        "parts": parts,
+        "columns": columns,
+    }
+    loaders = {
+        name: partial(lambda names: [u for split in names for u in utterances[split]], names)
+        for name, names in parts.items()
+    }
+    return manifests.prepare(manifest_folder, arguments, sources, loaders)
+
+
+def _table(folder, split):
+    """The file of a split."""
+    paths = [folder / f"{split}{suffix}" for suffix in _TABLES]
+    found = [path for path in paths if path.is_file()]
+    if len(found) > 1:
+        raise InputError(
+            f"{folder}: more than one table for {split}: {', '.join(path.name for path in found)}"
+        )
+    if not found:
+        there = manifests.some(entry.name for entry in folder.iterdir() if entry.is_file())
+        raise InputError(
+            f"{folder}: there is no table {' or '.join(path.name for path in paths)}; found {there}"
+        )
+    return found[0]
+
+
+def _by_split(path, rows, splits, column):
+    found = {}
+    for row in rows:
+        found.setdefault(row[2].get("split"), []).append(row)
+    for split in splits:
+        if split not in found:
+            names = manifests.some(str(name) for name in found)
+            raise InputError(f"{path}: the column {column} has no {split}; found {names}")
+    return found
+
+
+def _read(path, columns):
+    """Rows of a table: its path, the line and the values by role, None where there are none."""
+    readers = {".csv": _read_csv, ".tsv": manifests.read_tsv, ".jsonl": _read_jsonl}
+    if path.suffix not in readers or path.is_dir():
+        raise InputError(
+            f"{path}: a table ({', '.join(_TABLES)}) is expected if there is a split_column"
+        )
+    try:
+        rows = list(readers[path.suffix](path, list(columns.values())))
+    except FileNotFoundError:
+        raise InputError(f"{path}: there is no such table") from None
+    except (UnicodeDecodeError, OSError, csv.Error) as error:
+        raise InputError(f"{path}: cannot be read as UTF-8 text ({error})") from error
+    return [(path, line, dict(zip(columns, values))) for line, values in rows]
+
+
+def _read_csv(path, columns):
+    with open(path, newline="", encoding="utf-8-sig") as file:
+        table = csv.DictReader(file, strict=True)
+        for column in columns:
+            if column not in (table.fieldnames or ()):
+                raise InputError(
+                    f"{path}: there is no column {column}; found"
+                    f" {', '.join(table.fieldnames or ()) or 'nothing'}"
+                )
+        for row in table:
+            if None in row or None in row.values():
+                raise InputError(
+                    f"{path}, line {table.line_num}: {len(table.fieldnames)} values are expected"
+                )
+            yield table.line_num, [row[column] for column in columns]
+
+
+def _read_jsonl(path, columns):
+    missing = set(columns)
+    with open(path, encoding="utf-8-sig", newline="\n") as file:
+        for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except ValueError:
+                row = None
+            if not isinstance(row, dict):
+                raise InputError(
+                    f"{path}, line {number}: a JSON object is expected, got {line.strip()[:80]!r}"
+                )
+            missing -= row.keys()
+            yield number, [row.get(column) for column in columns]
+    # Objects may leave keys out, but a key that none of them has is a mistake.
+    if missing:
+        raise InputError(f"{path}: none of the objects has the key {', '.join(sorted(missing))}")
+
+
+def _utterance(path, line, row):
+    wav = row["audio"]
+    if not isinstance(wav, str) or not wav:
+        raise InputError(f"{path}, line {line}: an audio file is expected, got {wav!r}")
+    if not isinstance(row["text"], str | None):
+        raise InputError(f"{path}, line {line}: the text must be a string, got {row['text']!r}")
+    start, duration = (_number(row, role, path, line) for role in ("start", "duration"))
+    stop = start + duration if start is not None and duration is not None else None
+    id_ = row.get("id")
+    if id_ in (None, ""):
+        id_ = os.path.splitext(wav)[0] + ("" if start is None else f"-{round(start * 1000):08d}")
+    speaker = row.get("speaker")
+    return manifests.Utterance(
+        str(id_),
+        os.path.abspath(path.parent / wav),
+        "" if speaker is None else str(speaker),
+        row["text"],
+        start,
+        stop,
+        duration if start is None else None,
+    )
+
+
+def _number(row, role, path, line):
+    value = row.get(role)
+    if value is None or value == "":
+        return None
+    try:
+        if math.isfinite(number := float(value)):
+            return number
+    except (TypeError, ValueError):
+        pass
+    raise InputError(f"{path}, line {line}: {role} must be a number of seconds, got {value!r}")
