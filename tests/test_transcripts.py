@@ -162,6 +162,9 @@ def test_speakers_of_a_file(put):
 
 def test_every_id_needs_a_speaker():
     assert speakers_of(["a"], {"a": "x", "other": "y"}) == {"a": "x"}
+    assert speakers_of(["x-ann-1"], "[^-]*-([^-]*)") == {"x-ann-1": "ann"}
+    with pytest.raises(InputError, match="by the pattern x-.z.[?]: x-a"):  # no such group
+        speakers_of(["x-a"], "x-(z)?")
     with pytest.raises(InputError, match="no speaker given: b, c"):
         speakers_of(["a", "b", "c"], {"a": "x"})
     with pytest.raises(InputError, match=r"no speaker by the pattern \[0-9\]\+: ann"):
