@@ -204,6 +204,7 @@ def test_folder_errors(corpus, tmp_path):
         ("nl", "'t is 'mooi' de letter 't'", "'T IS MOOI DE LETTER T"),
         ("fr", "l' homme, jusqu’ ici, 'bon' ! Aujourd’hui", "L' HOMME JUSQU' ICI BON AUJOURD' HUI"),
         ("fr", "Ægidius peut-être\xa0; L’Haÿ", "AEGIDIUS PEUT ÊTRE L' HAŸ"),
+        ("fr", unicodedata.normalize("NFD", "l’éd’ un"), "L' ÉD UN"),
         ("de", "Straße – „Öl“", "STRAẞE ÖL"),
         ("tr", "Iğdır iyi", "IĞDIR İYİ"),
         ("ca", "col·lecció · l'home", "COL·LECCIÓ L'HOME"),
