@@ -88,10 +88,11 @@ class TransducerGreedySearch:
         predictor, joiner = modules["predictor"], modules["joiner"]
         tokens, frames = ([[] for _ in encoded] for _ in range(2))
         ahead = _feed(predictor, state)
+        projected = joiner.encoder_proj(encoded)
         for time in range(encoded.shape[1]):
             active = time < lengths.to(encoded.device)
             for _ in range(self.max_symbols_per_frame):
-                best = joiner(encoded[:, time], ahead["predicted"]).argmax(-1)
+                best = joiner.join(projected[:, time], ahead["predicted"]).argmax(-1)
                 active = active & (best != BLANK)
                 rows = active.nonzero().flatten().tolist()
                 if not rows:

@@ -189,7 +189,8 @@ class StreamingSession:
         context = StreamingContext(
             self.config, _joined([stream.encoder_state for stream in streams])
         )
-        encoded = modules["Transformer"].encode_streaming(frames, context, lengths)
+        ragged = lengths if (lengths < frames.shape[1]).any() else None  # masks cost time
+        encoded = modules["Transformer"].encode_streaming(frames, context, ragged)
         tokens, places, search_state = self.recogniser.search.step(
             modules, encoded, lengths, _joined([stream.search_state for stream in streams])
         )

@@ -2,6 +2,7 @@
 
 from speechbrain.lobes.models.transformer import Conformer as host
 from torch import nn
+from torch.nn import functional as F
 
 from summarymixing.models.mixers import NoMixer
 from summarymixing.models.streaming import StreamingEncoder, nested, part
@@ -37,7 +38,10 @@ class ConvolutionModule(host.ConvolutionModule):
         return self.after_conv(x), {"past": past}
 
     def _before_conv(self, x, mask):
-        x = self.bottleneck(self.layer_norm(x).transpose(1, 2)).transpose(1, 2)
+        # The host's pointwise convolution as the product that it is, without transposing.
+        pointwise = self.bottleneck[0]
+        x = F.linear(self.layer_norm(x), pointwise.weight.squeeze(-1), pointwise.bias)
+        x = F.glu(x, dim=-1)
         return x if mask is None else x.masked_fill(mask, 0)
 
 

@@ -119,8 +119,11 @@ class Joiner(nn.Module):
 
     def forward(self, encoded, predicted):
         """Logits (..., vocabulary) of (..., encoder_dim) and (..., predictor_dim), broadcast."""
-        joint = self.encoder_proj(encoded) + self.predictor_proj(predicted)
-        return self.output(self.activation(joint))
+        return self.join(self.encoder_proj(encoded), predicted)
+
+    def join(self, projected, predicted):
+        """As `forward`, of frames that `encoder_proj` was applied to: once, for a search."""
+        return self.output(self.activation(projected + self.predictor_proj(predicted)))
 
 
 def _check(**sizes):
