@@ -16,6 +16,8 @@ demo: $(READY)
 	@echo
 	@echo "Next: train on real speech (CMU AN4, 42 minutes):"
 	@echo "  $(RUN) recipes/AN4/train.py recipes/AN4/hparams/branchformer_summarymixing.yaml --data_folder=AN4"
+	@echo "or let the demo's model write down a file while it is read:"
+	@echo "  $(RUN) scripts/stream.py results/Mini/branchformer_summarymixing/1234 FILE --chunk_ms=1280"
 	@echo "or change the demo, here to RoPE self-attention:"
 	@echo "  $(RUN) $(RECIPE) --data_folder=$(CORPUS) --attention_type=RoPEMHA --encoder_nhead=4 --output_folder=results/Mini/rope"
 
