@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from summarymixing import metrics
 from summarymixing.dataio import manifests
-from summarymixing.errors import InputError
+from summarymixing.errors import said_in_one_line
 from summarymixing.inference import load
 from summarymixing.inference.streaming import chunk_frames
 
@@ -51,18 +51,22 @@ def main():
     parser.add_argument("run_folder")
     parser.add_argument("manifest")
     parser.add_argument("--chunk_ms", type=float, nargs="+", default=[320, 640, 1280])
-    parser.add_argument("--left_chunks", nargs="+", default=["2", "16", "unlimited"])
+    parser.add_argument(
+        "--left_chunks",
+        nargs="+",
+        type=lambda text: text if text == "unlimited" else int(text),
+        metavar="N|unlimited",
+        default=[2, 16, "unlimited"],
+    )
     parser.add_argument("--batch_size", type=int, default=10)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--json", help="file for the figures")
     arguments = parser.parse_args()
-    try:
+    lefts = [None if n == "unlimited" else n for n in arguments.left_chunks]
+    with said_in_one_line():
         recogniser = load(arguments.run_folder, arguments.device)
         rows = manifests.read(arguments.manifest)
-        lefts = [None if n == "unlimited" else int(n) for n in arguments.left_chunks]
         sizes = [chunk_frames(recogniser, ms) for ms in arguments.chunk_ms]
-    except (InputError, ValueError) as error:
-        sys.exit(f"error: {error}")
     chunks = [DynChunkTrainConfig(size, left) for left in lefts for size in sizes]
     rows = sorted(rows, key=lambda row: -float(row["duration"]))
     references = {row["ID"]: row["wrd"] for row in rows}

@@ -14,11 +14,10 @@ utterances otherwise; --compare says by how much HYP2 differs from HYP on the sa
 import argparse
 import json
 import os
-import sys
 from pathlib import Path
 
 from summarymixing import metrics, scoring, transcripts
-from summarymixing.errors import InputError
+from summarymixing.errors import InputError, said_in_one_line
 
 
 def arguments(argv):
@@ -184,11 +183,8 @@ def show(found):
 
 
 def main(argv=None):
-    try:
+    with said_in_one_line():
         run(arguments(argv))
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import time
 import torch
 
 from summarymixing.dataio import audio
-from summarymixing.errors import InputError
+from summarymixing.errors import InputError, said_in_one_line
 from summarymixing.inference import Stream, load, sources
 from summarymixing.inference.streaming import chunk_frames
 
@@ -105,11 +105,8 @@ def run(options):
 def main(argv=None):
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     logging.getLogger("speechbrain.utils.checkpoints").setLevel(logging.WARNING)
-    try:
+    with said_in_one_line():
         run(arguments(argv))
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
 
 
 if __name__ == "__main__":

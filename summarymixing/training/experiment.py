@@ -12,7 +12,7 @@ from speechbrain.utils.checkpoints import Checkpointer
 from speechbrain.utils.distributed import ddp_barrier, ddp_init_group, if_main_process, run_on_main
 
 from summarymixing.dataio import tokenizer as tokenizers
-from summarymixing.errors import InputError
+from summarymixing.errors import InputError, said_in_one_line
 from summarymixing.training import config, data, results
 from summarymixing.training.checkpoints import recoverable_model
 
@@ -44,12 +44,8 @@ def main(brain_class, argv=None):
     argv : list of str, optional
         The command line without the program's name.
     """
-    try:
+    with said_in_one_line():
         run(brain_class, sys.argv[1:] if argv is None else argv)
-    except InputError as error:
-        # From a data worker it comes with the worker's traceback in its text.
-        print(f"error: {str(error).split('InputError: ')[-1].strip()}", file=sys.stderr)
-        sys.exit(2)
 
 
 def run(brain_class, argv):
