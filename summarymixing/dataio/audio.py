@@ -98,12 +98,10 @@ def read(path, sample_rate=16000, start=None, stop=None):
                 f"{path}: the segment from {start} s to {stop} s is empty or not inside the file,"
                 f" which has {file.frames / file.samplerate} s"
             )
-        try:
+        with _decoding(path):
             if first > 0:
                 file.seek(first)
             samples = file.read(end - first, dtype="float32", always_2d=True)
-        except soundfile.SoundFileError as error:
-            raise _truncated(path) from error
         if len(samples) < end - first:
             raise _truncated(path, f"{first + len(samples)} of {file.frames} samples are there")
         waveform = torch.from_numpy(samples).mean(dim=1)
@@ -139,11 +137,9 @@ def inspect(path):
     AudioInfo(frames=8000, sample_rate=16000, channels=1)
     """
     with _open(path) as file:
-        try:
+        with _decoding(path):
             file.seek(file.frames - 1)
             last = file.read(1)
-        except soundfile.SoundFileError as error:
-            raise _truncated(path) from error
         if len(last) == 0:
             raise _truncated(path)
         return AudioInfo(file.frames, file.samplerate, file.channels)
@@ -180,14 +176,20 @@ def blocks(path, frames=1600):
     with _open(path) as file:
         done = 0
         while done < file.frames:
-            try:
+            with _decoding(path):
                 samples = file.read(frames, dtype="float32", always_2d=True)
-            except soundfile.SoundFileError as error:
-                raise _truncated(path) from error
             if len(samples) == 0:
                 raise _truncated(path, f"{done} of {file.frames} samples are there")
             done += len(samples)
             yield torch.from_numpy(samples).mean(dim=1)
+
+
+@contextmanager
+def _decoding(path):
+    try:
+        yield
+    except soundfile.SoundFileError as error:
+        raise _truncated(path) from error
 
 
 @contextmanager
