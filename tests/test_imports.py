@@ -13,23 +13,25 @@ PACKAGE = ROOT.name
 # What a part of the package may import of the package itself; itself is understood.
 INSIDE = {
     "errors": set(),
+    "files": set(),
     "ops": {"errors"},
     "nnet": {"ops", "errors"},
     "models": {"nnet", "ops", "errors"},
     "published": {"models", "nnet", "ops", "errors"},
     "decoding": {"models", "nnet", "ops", "errors"},
-    "dataio": {"errors"},
+    "dataio": {"files", "errors"},
     "bootstrap": {"errors"},
     "metrics": {"bootstrap", "errors"},
     "scoring": {"metrics", "bootstrap", "errors"},
     "transcripts": {"errors"},
-    "training": {"dataio", "metrics", "decoding", "ops", "errors"},
+    "training": {"dataio", "metrics", "decoding", "ops", "files", "errors"},
     # Of training: what a checkpoint holds.
     "inference": {"training", "dataio", "decoding", "models", "nnet", "ops", "errors"},
 }
 # And of other packages, the standard library aside, where that is limited.
 OUTSIDE = {
     "errors": set(),
+    "files": set(),
     "ops": {"torch"},
     "nnet": {"torch"},
     "models": {"torch", "speechbrain"},

@@ -1,0 +1,60 @@
+"""Files are written whole or not at all."""
+
+import os
+
+import pytest
+
+from summarymixing.files import write_whole
+
+
+@pytest.mark.parametrize("content", ("çà\n\r\n", b"\xff\x00\r\n", ""))
+def test_content_is_written_as_it_is(tmp_path, content):
+    path = tmp_path / "file"
+    path.write_text("what was there before, and longer")
+    write_whole(str(path), content)
+    assert path.read_bytes() == (content.encode() if isinstance(content, str) else content)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("interrupted", ("write", "fsync", "replace"))
+def test_an_interruption_leaves_the_old_file(tmp_path, monkeypatch, interrupted):
+    path = tmp_path / "file"
+    write_whole(path, b"old")
+
+    def interrupt(*_):
+        assert path.read_bytes() == b"old"
+        raise KeyboardInterrupt
+
+    if interrupted == "write":
+        content = type("Content", (str,), {"encode": interrupt})("new")
+    else:
+        content = b"new"
+        monkeypatch.setattr(os, interrupted, interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        write_whole(path, content)
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_content_is_on_the_disk_before_it_has_the_name(tmp_path, monkeypatch):
+    done, path = [], tmp_path / "file"
+    fsync, replace = os.fsync, os.replace
+
+    def noted_fsync(descriptor):
+        done.append(("fsync", os.fstat(descriptor).st_size))
+        fsync(descriptor)
+
+    def noted_replace(source, target):
+        # A rename is one step only inside a folder: elsewhere may be another file system.
+        done.append(("replace", os.path.dirname(source) == os.path.dirname(target)))
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", noted_fsync)
+    monkeypatch.setattr(os, "replace", noted_replace)
+    write_whole(path, b"content")
+    assert done == [("fsync", 7), ("replace", True)]
+
+
+def test_a_missing_folder_is_an_error(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        write_whole(tmp_path / "nowhere" / "file", b"")
