@@ -18,11 +18,11 @@ from speechbrain.utils.dynamic_chunk_training import DynChunkTrainConfig
 from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
-from summarymixing import metrics
 from summarymixing.dataio import manifests
 from summarymixing.errors import said_in_one_line
 from summarymixing.inference import load
 from summarymixing.inference.streaming import chunk_frames
+from summarymixing.scoring import metrics
 
 
 @torch.no_grad()

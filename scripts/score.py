@@ -16,8 +16,8 @@ import json
 import os
 from pathlib import Path
 
-from summarymixing import metrics, scoring, transcripts
 from summarymixing.errors import InputError, said_in_one_line
+from summarymixing.scoring import metrics, report, transcripts
 
 
 def arguments(argv):
@@ -139,7 +139,7 @@ def run(options):
         systems.append(hypotheses)
         files.append({"file": path, "missing": missing, "ignored": extra})
 
-    found = scoring.evaluate(texts, systems, speakers, options.resamples, options.seed)
+    found = report.evaluate(texts, systems, speakers, options.resamples, options.seed)
     if alignments:
         write(alignments, metrics.alignment_report(texts, systems[0]) + "\n")
     found["reference"] = options.reference
@@ -179,7 +179,7 @@ def show(found):
         value if key == "unicode" else key for key, value in found["normalisation"].items() if value
     ]
     print(f"normalisation: {', '.join(done) or 'none'}")
-    print(scoring.table(found))
+    print(report.table(found))
 
 
 def main(argv=None):

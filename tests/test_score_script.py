@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from summarymixing import metrics
+from summarymixing.scoring import metrics
 from summarymixing.training.results import SCORES, write_results
 
 ROOT = Path(__file__).parents[1]

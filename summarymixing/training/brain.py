@@ -13,9 +13,9 @@ import torch
 from speechbrain.utils.distributed import if_main_process
 from speechbrain.utils.seed import seed_everything
 
-from summarymixing import metrics
 from summarymixing.errors import InputError
 from summarymixing.ops.padding import absolute_lengths
+from summarymixing.scoring import metrics
 from summarymixing.training import curves
 from summarymixing.training.checkpoints import AVERAGED_BY, load_average
 
@@ -272,7 +272,7 @@ class ASRBrain(sb.Brain):
 
         Returns
         -------
-        summarymixing.metrics.Scores
+        summarymixing.scoring.metrics.Scores
         """
         self.evaluate(dataset, test_loader_kwargs=loader_kwargs)
         chunks = self.chunks(sb.Stage.TEST)

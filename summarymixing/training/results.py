@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from summarymixing.metrics import Scores, score
+from summarymixing.scoring.metrics import Scores, score
 
 # In this order in the file; a run that does not know one leaves it null.
 FACTS = (

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from summarymixing.errors import InputError
-from summarymixing.metrics import score
+from summarymixing.scoring.metrics import score
 from summarymixing.training import results
 from summarymixing.training.results import (
     command,

@@ -6,8 +6,8 @@ import time
 import numpy as np
 import pytest
 
-from summarymixing import bootstrap
 from summarymixing.errors import InputError
+from summarymixing.scoring import bootstrap
 
 
 def test_sums_are_those_of_a_loop(monkeypatch):

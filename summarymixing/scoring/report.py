@@ -1,8 +1,8 @@
 """The scores of one system, or of two against each other, with what makes them uncertain.
 
 Intervals are bootstrap intervals of 95 % over speakers where these are known, and over utterances
-otherwise (`summarymixing.bootstrap`). Two systems are compared on the same draws: what is hard for
-both then does not count as a difference.
+otherwise (`bootstrap`). Two systems are compared on the same draws: what is hard for both then does
+not count as a difference.
 """
 
 import dataclasses
@@ -10,8 +10,8 @@ import math
 
 import numpy as np
 
-from summarymixing import bootstrap, metrics
 from summarymixing.errors import InputError
+from summarymixing.scoring import bootstrap, metrics
 
 _RATES = ("wer", "cer", "ser")
 _KINDS = {"substitutions": "sub", "deletions": "del", "insertions": "ins"}
@@ -47,7 +47,7 @@ def evaluate(
         utterances, words, characters, empty_references : int
         bootstrap : dict with unit ("utterance" or "speaker"), units, resamples and seed
         systems : list of dict, one a system
-            The counts of `summarymixing.metrics.Scores`; wer, cer and ser (sentence error rate) in
+            The counts of `metrics.Scores`; wer, cer and ser (sentence error rate) in
             percent, with wer_interval, cer_interval, ser_interval; speakers: the same without
             intervals by speaker, or None.
         difference : dict or None

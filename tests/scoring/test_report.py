@@ -10,9 +10,9 @@ import jiwer
 import numpy as np
 import pytest
 
-from summarymixing import metrics, transcripts
 from summarymixing.errors import InputError
-from summarymixing.scoring import evaluate, table
+from summarymixing.scoring import metrics, transcripts
+from summarymixing.scoring.report import evaluate, table
 
 # (reference, hypothesis)
 ODD_CASES = [

@@ -7,7 +7,7 @@ import jiwer
 import pytest
 
 from summarymixing.errors import InputError
-from summarymixing.metrics import alignment_report, score, wer_interval
+from summarymixing.scoring.metrics import alignment_report, score, wer_interval
 
 WORDS = "a an the cat cats sat mat naïve 猫 кот".split()
 

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 import jiwer
 import numpy as np
 
-from summarymixing import bootstrap
 from summarymixing.errors import InputError
+from summarymixing.scoring import bootstrap
 
 _LINE_WIDTH = 100
 
@@ -173,7 +173,7 @@ def wer_interval(
 
     It says how far the number would move on another test set of this size, and nothing about
     another training seed. Utterances are taken as independent: with few speakers the truth is
-    wider (`summarymixing.scoring.evaluate` draws speakers where they are known).
+    wider (`summarymixing.scoring.report.evaluate` draws speakers where they are known).
 
     Parameters
     ----------

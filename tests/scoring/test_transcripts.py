@@ -2,9 +2,9 @@
 
 import pytest
 
-from summarymixing import transcripts
 from summarymixing.errors import InputError
-from summarymixing.transcripts import normalise, pair, read, read_speakers, speakers_of
+from summarymixing.scoring import transcripts
+from summarymixing.scoring.transcripts import normalise, pair, read, read_speakers, speakers_of
 
 TEXTS = {"a-1": "one two three", "a-2": "", "b-1": "naïve 猫 don't"}
 # The same in each format; CTM has no line for an empty one.

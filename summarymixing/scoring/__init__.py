@@ -1,0 +1,1 @@
+"""Error rates of transcripts: files of them, counts, uncertainty, and a report."""
