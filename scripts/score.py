@@ -17,6 +17,7 @@ import os
 from pathlib import Path
 
 from summarymixing.errors import InputError, said_in_one_line
+from summarymixing.files import write_whole
 from summarymixing.scoring import metrics, report, transcripts
 
 
@@ -93,6 +94,8 @@ def check_new(path, options):
     """The report must not take the place of anything by mistake."""
     if path.is_dir():
         raise InputError(f"{path} is a folder; --alignments wants a file")
+    if not path.parent.is_dir():
+        raise InputError(f"{path}: there is no folder {path.parent}")
     if path.exists():
         inputs = (options.reference, options.hypothesis, options.compare, options.utt2spk)
         for name in filter(None, inputs):
@@ -141,7 +144,10 @@ def run(options):
 
     found = report.evaluate(texts, systems, speakers, options.resamples, options.seed)
     if alignments:
-        write(alignments, metrics.alignment_report(texts, systems[0]) + "\n")
+        try:
+            write_whole(alignments, metrics.alignment_report(texts, systems[0]) + "\n")
+        except OSError as error:
+            raise InputError(f"{alignments}: {error.strerror}") from None
     found["reference"] = options.reference
     found["normalisation"] = {
         "unicode": options.unicode,
@@ -153,17 +159,6 @@ def run(options):
         print(json.dumps(found, indent=2, ensure_ascii=False))
     else:
         show(found)
-
-
-def write(path, text):
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        os.replace(partial, path)
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}") from None
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def show(found):

@@ -10,7 +10,7 @@ def write_whole(path: str | os.PathLike, content: str | bytes) -> None:
     Parameters
     ----------
     path : path
-        The file, new or not; its folder must exist.
+        The file, new or not; its folder is made when missing.
     content : str or bytes
         All of it; text is written as UTF-8.
 
@@ -23,11 +23,12 @@ def write_whole(path: str | os.PathLike, content: str | bytes) -> None:
     -------
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     write_whole(f"{folder}/file", "text")
-    ...     Path(folder, "file").read_text()
+    ...     write_whole(f"{folder}/new/file", "text")
+    ...     Path(folder, "new", "file").read_text()
     'text'
     """
     path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with open(partial, "wb") as file:

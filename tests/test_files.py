@@ -55,6 +55,7 @@ def test_the_content_is_on_the_disk_before_it_has_the_name(tmp_path, monkeypatch
     assert done == [("fsync", 7), ("replace", True)]
 
 
-def test_a_missing_folder_is_an_error(tmp_path):
-    with pytest.raises(FileNotFoundError):
-        write_whole(tmp_path / "nowhere" / "file", b"")
+def test_a_file_where_the_folder_should_be_is_an_error(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError):
+        write_whole(tmp_path / "file" / "file", b"")

@@ -250,7 +250,7 @@ def test_a_failing_command_leaves_a_report_alone(refused, files, put):
         (["ref.txt", "hyp.txt", "--speaker_pattern=("], "( is not a regular expression"),
         (["ref.txt", "hyp.txt", "--speaker_key=who"], "--speaker_key is for JSON lines"),
         (["ref.txt", "hyp.txt", "--utt2spk=hyp.txt"], "hyp.txt:1: must be an utterance id and a"),
-        (["ref.txt", "hyp.txt", "--alignments=no/such.txt"], "no/such.txt: No such file"),
+        (["ref.txt", "hyp.txt", "--alignments=no/such.txt"], "no/such.txt: there is no folder no"),
         (["ref.txt", "hyp.txt", "--alignments=."], ". is a folder"),
         (["ref.txt", "hyp.txt", "--alignments=.", "--force"], ". is a folder"),
         (["ref.txt", "hyp.txt", "--alignments=./ref.txt", "--force"], "ref.txt would be overwritt"),

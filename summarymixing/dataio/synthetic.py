@@ -28,6 +28,7 @@ import soundfile
 from tqdm import tqdm
 
 from summarymixing.errors import InputError
+from summarymixing.files import write_whole
 
 # Imports are few and light here: every speaker has a process of its own, which loads them.
 
@@ -212,7 +213,7 @@ def make_corpus(
         return corpus
 
     folder.mkdir(parents=True, exist_ok=True)
-    _write_json(marker, {"parameters": parameters, "complete": False})
+    _write_marker(marker, {"parameters": parameters, "complete": False})
     speakers = {part: _speakers(part, seed, minutes[part] * 60) for part in SPLITS}
     partial = folder / ".partial"
     shutil.rmtree(partial, ignore_errors=True)
@@ -240,7 +241,7 @@ def make_corpus(
         },
         "espeakng-loader": importlib.metadata.version("espeakng-loader"),
     }
-    _write_json(marker, corpus)
+    _write_marker(marker, corpus)
     return corpus
 
 
@@ -456,7 +457,5 @@ def _load_marker(folder):
     return None
 
 
-def _write_json(path, content):
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+def _write_marker(path, corpus):
+    write_whole(path, json.dumps(corpus, indent=1) + "\n")

@@ -14,6 +14,7 @@ from pathlib import Path
 import sentencepiece
 
 from summarymixing.errors import InputError
+from summarymixing.files import write_whole
 
 logger = logging.getLogger(__name__)
 
@@ -65,16 +66,7 @@ def train(
     >>> tokenizer.get_piece_size(), tokenizer.decode(tokenizer.encode("new town"))
     (9, 'new town')
     """
-    model = _train(texts, vocab_size, model_type, character_coverage)
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Readers see the old file or the new one: a run killed here leaves no half model to be loaded.
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        partial.write_bytes(model)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_whole(path, _train(texts, vocab_size, model_type, character_coverage))
     return load(path)
 
 

@@ -7,7 +7,7 @@ from io import BytesIO, StringIO
 from pathlib import Path
 
 from summarymixing.errors import InputError
-from summarymixing.training.results import write_atomically
+from summarymixing.files import write_whole
 
 COLUMNS = (
     "epoch",
@@ -62,7 +62,7 @@ def append(path: str | os.PathLike, epoch: int, **values: float | None) -> None:
     writer = csv.DictWriter(text, names, lineterminator="\n")
     writer.writeheader()
     writer.writerows({name: _cell(value) for name, value in row.items()} for row in rows)
-    write_atomically(path, text.getvalue().encode())
+    write_whole(path, text.getvalue())
 
 
 def read(path: str | os.PathLike) -> list[dict]:
@@ -152,7 +152,7 @@ def draw(
 
     image = BytesIO()
     figure.savefig(image, format="png")
-    write_atomically(png_path, image.getvalue())
+    write_whole(png_path, image.getvalue())
 
 
 def _draw_losses(axes, rows):

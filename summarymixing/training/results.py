@@ -8,10 +8,10 @@ import platform
 import resource
 import shlex
 import sys
-from pathlib import Path
 
 import torch
 
+from summarymixing.files import write_whole
 from summarymixing.scoring.metrics import Scores, score
 
 # In this order in the file; a run that does not know one leaves it null.
@@ -78,29 +78,8 @@ def write_results(
     results = {"tests": (earlier or {}) | tests}
     results |= dict.fromkeys(FACTS) | found | facts
     results = _plain(results)
-    write_atomically(path, (json.dumps(results, indent=2, ensure_ascii=False) + "\n").encode())
+    write_whole(path, json.dumps(results, indent=2, ensure_ascii=False) + "\n")
     return results
-
-
-def write_atomically(path: str | os.PathLike, content: bytes) -> None:
-    """Write a file so that a reader, or a killed run, never meets half of it.
-
-    Example
-    -------
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     write_atomically(f"{folder}/new/file", b"text")
-    ...     Path(folder, "new", "file").read_text()
-    'text'
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        partial.write_bytes(content)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def versions() -> dict[str, str | None]:

@@ -20,7 +20,6 @@ from summarymixing.training.results import (
     peak_memory_bytes,
     table,
     versions,
-    write_atomically,
     write_results,
 )
 
@@ -93,15 +92,15 @@ def test_values_that_json_cannot_hold(tmp_path):
 
 def test_interrupted_writing_leaves_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "r.json"
-    write_atomically(path, b"old")
+    old = write_results(path, {"test": SCORES})
 
     def interrupted(*_):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("os.replace", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        write_atomically(path, b"new")
-    assert path.read_bytes() == b"old"
+        write_results(path, {"other": SCORES})
+    assert strict(path.read_text()) == old
     assert list(tmp_path.iterdir()) == [path]
 
 
