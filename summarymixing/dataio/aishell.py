@@ -4,16 +4,13 @@ The layout: ``wav/{train,dev,test}/<speaker>/<id>.wav`` and, for all of them tog
 ``transcript/aishell_transcript_v0.8.txt`` with lines ``<id> <words>``.
 """
 
-import logging
 import os
 import re
 from functools import partial
 from pathlib import Path
 
-from summarymixing.dataio import manifests
+from summarymixing.dataio import layouts, manifests
 from summarymixing.errors import InputError
-
-logger = logging.getLogger(__name__)
 
 _SPLITS = {"train": "train", "valid": "dev", "test": "test"}
 _AUDIO = (".wav", ".flac")  # the official corpus has WAV
@@ -134,12 +131,9 @@ def _add_missing_audio(folder, texts, audio, speakers):
 
 
 def _load(name, files, texts, keep_spaces):
-    silent = [id_ for id_ in files if id_ not in texts]
-    if silent and name != "train":  # in "train", the writing of the manifest does this
-        logger.warning(
-            "%s: %d of %d recordings left out, they have no transcript: %s",
-            *(name, len(silent), len(files), manifests.some(silent, 20)),
-        )
+    if name != "train":  # in "train", the writing of the manifest does this
+        silent = [id_ for id_ in files if id_ not in texts]
+        layouts.warn_left_out(name, silent, len(files), "they have no transcript")
         files = {id_: wav for id_, wav in files.items() if id_ in texts}
     separator = " " if keep_spaces else ""
     utterances = []

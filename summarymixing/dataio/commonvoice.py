@@ -6,15 +6,12 @@ and ``sentence`` are in all of them. The paper trains on clips of at most 10 s: 
 recipe's ``max_seconds``, nothing of the preparation.
 """
 
-import logging
 import re
 import unicodedata
 from functools import partial
 
-from summarymixing.dataio import manifests
+from summarymixing.dataio import layouts, manifests
 from summarymixing.errors import InputError
-
-logger = logging.getLogger(__name__)
 
 _TABLES = {"train": "train.tsv", "valid": "dev.tsv", "test": "test.tsv"}
 _COLUMNS = ("client_id", "path", "sentence")
@@ -86,7 +83,9 @@ def prepare(data_folder, manifest_folder, language, accents=True, min_words=0):
     >>> manifests.read(paths["valid"])[0]["wrd"]
     "L' ÉTÉ ARRIVE"
     """
-    folder = _corpus_folder(data_folder, language)
+    if not isinstance(language, str) or not language:
+        raise InputError(f'language must be a code such as "fr", got {language!r}')
+    folder = layouts.language_folder(data_folder, language, _TABLES.values(), ("cv-corpus-*",))
     parts = _read_tables(folder, language)
     if not (folder / "clips").is_dir():
         found = manifests.some(entry.name for entry in folder.iterdir())
@@ -179,44 +178,6 @@ class _Kept(dict):
 _KEPT = _Kept()
 
 
-def _corpus_folder(data_folder, language):
-    """The folder that holds the TSV files."""
-    folder = manifests.existing_folder(data_folder)
-    if not isinstance(language, str) or not language:
-        raise InputError(f'language must be a code such as "fr", got {language!r}')
-    if _has_table(folder):
-        return folder
-    if _has_table(folder / language):
-        return folder / language
-    found = sorted(path for path in folder.glob(f"cv-corpus-*/{language}") if _has_table(path))
-    if len(found) == 1:
-        return found[0]
-    if found:
-        raise InputError(
-            f"{folder}: more than one release has the language {language}; give the folder of one:"
-            f" {', '.join(str(path.parent.name) for path in found)}"
-        )
-    languages = {
-        path.parent.name
-        for pattern in ("*/train.tsv", "cv-corpus-*/*/train.tsv")
-        for path in folder.glob(pattern)
-    }
-    if languages:
-        raise InputError(
-            f"{folder}: there is no language {language}; found"
-            f" {manifests.some(languages, len(languages))}"
-        )
-    found = manifests.some(entry.name for entry in folder.iterdir())
-    raise InputError(
-        f"{folder}: {', '.join(_TABLES.values())} are expected here, in {language} or in"
-        f" cv-corpus-*/{language}; found {found}"
-    )
-
-
-def _has_table(folder):
-    return any((folder / name).is_file() for name in _TABLES.values())
-
-
 def _read_tables(folder, language):
     """For each manifest, its rows (id, sentence, speaker)."""
     parts, places = {}, {}
@@ -249,9 +210,6 @@ def _load(name, clips, rows, sources, clean, min_words):
         names = [f"{clips}/{id_}{suffix}" for suffix in _AUDIO]
         clip = next((path for path in names if path in sources), names[0])
         utterances.append(manifests.Utterance(id_, clip, speaker, text))
-    if short:
-        logger.warning(
-            "%s: %d of %d utterances left out, they have fewer than min_words=%d words: %s",
-            *(name, len(short), len(rows), min_words, manifests.some(short, 20)),
-        )
+    reason = f"they have fewer than min_words={min_words} words"
+    layouts.warn_left_out(name, short, len(rows), reason)
     return utterances

@@ -5,14 +5,11 @@ line, and below their folder there is ``<year>/<id>.ogg`` for each line. Hugging
 ``train/train_part_0/<id>.wav`` and the like: audio is found by its name, wherever it is.
 """
 
-import logging
 from functools import partial
 from pathlib import Path
 
-from summarymixing.dataio import manifests
+from summarymixing.dataio import layouts, manifests
 from summarymixing.errors import InputError
-
-logger = logging.getLogger(__name__)
 
 LANGUAGES = "cs de en es et fi fr hr hu it lt nl pl ro sk sl".split()
 
@@ -65,7 +62,11 @@ def prepare(data_folder, manifest_folder, language="en"):
     >>> manifests.read(paths["valid"])[0]["wrd"]
     'good morning'
     """
-    folder = _corpus_folder(data_folder, language)
+    language = str(language)
+    parents = ("transcribed_data", "data")
+    folder = layouts.language_folder(data_folder, language, _TABLES.values(), parents)
+    if folder.name in LANGUAGES and folder.name != language:
+        raise InputError(f"{folder}: this folder is of {folder.name}, not of {language}")
     parts = _read_tables(folder)
     sources = manifests.list_files(folder, (*_AUDIO, ".tsv"), f"listing {folder.name}")
     audio = {}
@@ -80,34 +81,6 @@ def prepare(data_folder, manifest_folder, language="en"):
     arguments = {"corpus": "VoxPopuli", "data_folder": str(folder)}
     loaders = {name: partial(_load, name, folder, rows, audio) for name, rows in parts.items()}
     return manifests.prepare(manifest_folder, arguments, sources, loaders)
-
-
-def _corpus_folder(data_folder, language):
-    """The folder that holds the TSV files."""
-    folder = manifests.existing_folder(data_folder)
-    if _has_table(folder):
-        if folder.name in LANGUAGES and folder.name != language:
-            raise InputError(f"{folder}: this folder is of {folder.name}, not of {language}")
-        return folder
-    bases = (folder, folder / "transcribed_data", folder / "data")
-    for base in bases:
-        if _has_table(base / str(language)):
-            return base / str(language)
-    languages = {path.parent.name for base in bases for path in base.glob("*/asr_*.tsv")}
-    if languages:
-        raise InputError(
-            f"{folder}: there is no language {language}; found"
-            f" {manifests.some(languages, len(languages))}"
-        )
-    found = manifests.some(entry.name for entry in folder.iterdir())
-    raise InputError(
-        f"{folder}: {', '.join(_TABLES.values())} are expected here, in transcribed_data/{language}"
-        f" or in data/{language}; found {found}"
-    )
-
-
-def _has_table(folder):
-    return any((folder / name).is_file() for name in _TABLES.values())
 
 
 def _read_tables(folder):
@@ -127,12 +100,9 @@ def _read_tables(folder):
 
 
 def _load(name, folder, rows, audio):
-    empty = [id_ for id_, text, _ in rows if not text.strip()]
-    if empty and name != "train":  # in "train", the writing of the manifest does this
-        logger.warning(
-            "%s: %d of %d utterances left out, their normalized_text is empty: %s",
-            *(name, len(empty), len(rows), manifests.some(empty, 20)),
-        )
+    if name != "train":  # in "train", the writing of the manifest does this
+        empty = [id_ for id_, text, _ in rows if not text.strip()]
+        layouts.warn_left_out(name, empty, len(rows), "their normalized_text is empty")
         rows = [row for row in rows if row[1].strip()]
     suffixes = f"{{{','.join(_AUDIO)}}}"
     return [

@@ -75,7 +75,7 @@ def test_recordings_without_transcript_are_named(corpus, tmp_path, caplog):
         prepare(corpus, tmp_path)
     for name, split in (("valid", "dev"), ("test", "test")):
         id_ = id_of(SPEAKERS[split][0], 2)
-        assert f"{name}: 1 of 3 recordings left out, they have no transcript: {id_}" in caplog.text
+        assert f"{name}: 1 of 3 utterances left out, they have no transcript: {id_}" in caplog.text
     assert "train: 2 of 6 utterances left out" in caplog.text
     dropped = (tmp_path / "manifests" / "train.dropped.csv").read_text()
     for speaker in SPEAKERS["train"]:
