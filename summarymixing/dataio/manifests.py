@@ -15,11 +15,17 @@ import hashlib
 import itertools
 import json
 import logging
+import math
+import operator
 import os
+import weakref
+from array import array
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from tqdm import tqdm
 
 from summarymixing.dataio import audio
@@ -171,8 +177,140 @@ def write(path, utterances, on_bad="drop", description="manifest"):
     return len(rows)
 
 
+class Manifest(Sequence):
+    """The rows of a manifest, read from its file when they are asked for.
+
+    What is kept in memory is an index of 24 bytes a row; `read` makes it. Forked and spawned
+    processes can use it as well: none of them has to read the file again.
+
+    Arguments
+    ---------
+    file : _File
+        Where the rows are.
+    spans : np.ndarray
+        (rows, 2), int64: where each row begins and ends in the file, in bytes.
+    durations : np.ndarray
+        (rows,), float64, in seconds.
+
+    Example
+    -------
+    >>> import os, tempfile
+    >>> path = os.path.join(tempfile.mkdtemp(), "dev.csv")
+    >>> with open(path, "w") as file:
+    ...     _ = file.write("ID,duration,wav,spk_id,wrd\\na-1,0.5,/data/a-1.flac,a,GOOD MORNING\\n")
+    ...     _ = file.write("a-2,1.5,/data/a-2.flac,a,GOOD NIGHT\\n")
+    >>> manifest = read(path)
+    >>> manifest[-1]["wrd"]
+    'GOOD NIGHT'
+    >>> manifest.durations
+    array([0.5, 1.5])
+    >>> [row["ID"] for row in manifest.select([1, 0])]
+    ['a-2', 'a-1']
+    """
+
+    def __init__(self, file, spans, durations):
+        self._file = file
+        self._spans = spans
+        self.durations = durations
+
+    @property
+    def path(self):
+        """The CSV file (pathlib.Path)."""
+        return self._file.path
+
+    @property
+    def columns(self):
+        """Names of the columns (tuple of str), in the order of the file."""
+        return self._file.columns
+
+    def select(self, indices):
+        """Some of the rows, in the order given, as a `Manifest`.
+
+        Arguments
+        ---------
+        indices : slice or sequence of int or np.ndarray
+            Which rows; an array of bool, as long as the manifest, says it for each.
+
+        Returns
+        -------
+        manifest : Manifest
+
+        Raises
+        ------
+        IndexError
+            If there is no such row.
+        """
+        if not isinstance(indices, slice):
+            indices = np.asarray(indices)
+            if indices.size == 0 and indices.dtype != bool:  # of an empty list NumPy makes floats
+                indices = indices.astype(np.int64)
+        return Manifest(self._file, self._spans[indices], self.durations[indices])
+
+    def __len__(self):
+        return len(self._spans)
+
+    def __getitem__(self, index):
+        if isinstance(index, slice):
+            return self.select(index)
+        begin, end = self._spans[operator.index(index)].tolist()
+        return self._file.row(begin, end)
+
+    def __iter__(self):
+        for begin, end in zip(*self._spans.T):
+            yield self._file.row(begin, end)
+
+    def __eq__(self, other):
+        if not isinstance(other, (Manifest, list)):
+            return NotImplemented
+        return len(self) == len(other) and all(map(operator.eq, self, other))
+
+    __hash__ = None
+
+    def __repr__(self):
+        return f"<Manifest {str(self.path)!r}: {len(self)} rows>"
+
+
+class _File:
+    """The CSV file behind manifests, which must stay as it was when it was opened."""
+
+    def __init__(self, path, columns, status):
+        self.path, self.columns = path, columns
+        self._stamp = _stamp(status)
+        self._descriptor = None
+
+    def row(self, begin, end):
+        """The row (dict) that the bytes from `begin` to `end` are."""
+        try:
+            if self._descriptor is None:
+                self._descriptor = os.open(self.path, os.O_RDONLY)
+                weakref.finalize(self, os.close, self._descriptor)
+            same = _stamp(os.fstat(self._descriptor)) == self._stamp
+            # One descriptor serves forked processes as well: pread moves no common position.
+            content = os.pread(self._descriptor, end - begin, begin) if same else b""
+        except OSError as error:
+            raise InputError(f"{self.path}: cannot be read ({error.strerror})") from error
+        if len(content) < end - begin:
+            raise InputError(
+                f"{self.path}: the manifest was changed while it was in use; start again with it"
+            )
+        values = next(filter(None, csv.reader([content.decode()], skipinitialspace=True)))
+        row = dict(itertools.zip_longest(self.columns, values))
+        row["duration"] = float(row["duration"])
+        for name in SEGMENT_COLUMNS:
+            if name in row:
+                row[name] = float(row[name]) if row[name] else None
+        return row
+
+    def __getstate__(self):
+        return self.__dict__ | {"_descriptor": None}
+
+
+def _stamp(status):
+    return status.st_size, status.st_mtime_ns
+
+
 def read(path):
-    """Reads a manifest.
+    """Opens a manifest: its rows are checked now and read when they are used.
 
     Arguments
     ---------
@@ -181,14 +319,15 @@ def read(path):
 
     Returns
     -------
-    rows : list of dict
-        One per utterance; ``duration`` is a float in seconds, ``start`` and ``stop``, if they are
-        there, are too, or None for a whole file; everything else is a str.
+    manifest : Manifest
+        A sequence of dicts, one per utterance; ``duration`` is a float in seconds, ``start`` and
+        ``stop``, if they are there, are too, or None for a whole file; everything else is a str.
 
     Raises
     ------
     InputError
-        If the file is missing, is no CSV, has no rows or lacks a column or a value.
+        If the file is missing, is no CSV, has no rows or lacks a column or a value; later, when a
+        row is used, if the file is not the same any more.
 
     Example
     -------
@@ -199,33 +338,55 @@ def read(path):
     >>> read(path)[0]["wrd"]
     'GOOD MORNING'
     """
-    path = Path(path)
+    path = Path(path).absolute()
     if not path.is_file():
         raise InputError(f"{path}: there is no such manifest (a CSV file is expected)")
-    rows = []
+    spans, durations = array("q"), array("d")
+    place = 0  # in bytes: where the lines that were read so far end
+
+    def lines(file):
+        nonlocal place
+        for line in file:
+            place += len(line) if line.isascii() else len(line.encode())
+            yield line
+
     try:
         with open(path, newline="", encoding="utf-8") as file:
-            table = csv.DictReader(file, skipinitialspace=True)
-            missing = [name for name in COLUMNS if name not in (table.fieldnames or ())]
+            opened = os.fstat(file.fileno())
+            table = csv.reader(lines(file), skipinitialspace=True)
+            columns = tuple(next(table, ()))
+            missing = [name for name in COLUMNS if name not in columns]
             if missing:
                 raise InputError(
                     f"{path}: the manifest lacks the column {', '.join(missing)};"
                     f" {','.join(COLUMNS)} are needed"
                 )
-            for row in table:
-                where = f"{path}, line {table.line_num}"
-                if None in row or any(row[name] is None for name in COLUMNS):
-                    raise InputError(f"{where}: {len(table.fieldnames)} values are expected")
-                row["duration"] = _seconds(row, "duration", where)
-                for name in SEGMENT_COLUMNS:
-                    if name in row:
-                        row[name] = _seconds(row, name, where) if row[name] else None
-                rows.append(row)
+            places = {name: i for i, name in enumerate(columns)}
+            fewest = max(places[name] for name in COLUMNS) + 1
+            duration, *optional = (
+                places[name] for name in ("duration", *SEGMENT_COLUMNS) if name in places
+            )
+            begin = place
+            for values in table:
+                if values:
+                    if not fewest <= len(values) <= len(columns):
+                        raise InputError(
+                            f"{path}, line {table.line_num}: {len(columns)} values are expected"
+                        )
+                    spans.extend((begin, place))
+                    durations.append(_seconds(values, duration, columns, path, table))
+                    for i in optional:
+                        if i < len(values) and values[i]:
+                            _seconds(values, i, columns, path, table)
+                begin = place
     except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path}: not a UTF-8 CSV file ({error})") from error
-    if not rows:
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+    if not durations:
         raise InputError(f"{path}: the manifest has no rows; at least one utterance is needed")
-    return rows
+    spans = np.frombuffer(spans, np.int64).reshape(-1, 2)
+    return Manifest(_File(path, columns, opened), spans, np.frombuffer(durations))
 
 
 def read_audio(row, sample_rate=16000):
@@ -579,13 +740,17 @@ def _is_segment(utterance):
     return utterance.start is not None or utterance.stop is not None
 
 
-def _seconds(row, name, where):
+def _seconds(values, i, columns, path, table):
     try:
-        return float(row[name])
+        seconds = float(values[i])
+        if 0 <= seconds < math.inf:
+            return seconds
     except ValueError:
-        raise InputError(
-            f"{where}: {name} must be a number of seconds, got {row[name]!r}"
-        ) from None
+        pass
+    raise InputError(
+        f"{path}, line {table.line_num}: {columns[i]} must be a number of seconds,"
+        f" got {values[i]!r}"
+    )
 
 
 def _write_csv(path, columns, rows):

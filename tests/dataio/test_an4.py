@@ -163,10 +163,10 @@ def test_public_corpus(an4_folder, tmp_path):
     paths = an4.prepare(an4_folder, tmp_path)
     train, valid = manifests.read(paths["train"]), manifests.read(paths["valid"])
     assert (len(train), len(valid)) == (848, 100)
-    speakers = {row["spk_id"] for row in train + valid}
+    speakers = {row["spk_id"] for row in [*train, *valid]}
     assert len(speakers) == 74
     assert sorted(speakers)[:65:9] == list(an4.VALID_SPEAKERS)
     assert {row["spk_id"] for row in valid} == set(an4.VALID_SPEAKERS)
-    assert all(row["wrd"] and "<" not in row["wrd"] for row in train + valid)
+    assert all(row["wrd"] and "<" not in row["wrd"] for row in [*train, *valid])
     assert not (tmp_path / "train.dropped.csv").exists()
     assert ("test" in paths) == (an4_folder / "etc" / "an4_test.fileids").exists()

@@ -1,5 +1,9 @@
 import csv
 import logging
+import multiprocessing
+import os
+import pickle
+from concurrent.futures import ProcessPoolExecutor
 
 import numpy as np
 import pytest
@@ -177,7 +181,12 @@ def test_nothing_usable(tmp_path):
         ("ID,duration,wav,spk_id,wrd\na,1,b\n", "line 2: 5 values"),
         ("ID,duration,wav,spk_id,wrd\na,1,b,c,d,e\n", "line 2: 5 values"),
         ("ID,duration,wav,spk_id,wrd\na,long,b,c,d\n", "duration must be a number .*'long'"),
-        ("ID,duration,wav,spk_id,wrd,start,stop\na,1,b,c,d,0,x\n", "stop must be .*'x'"),
+        ("ID,duration,wav,spk_id,wrd\na,nan,b,c,d\n", "duration must be a number .*'nan'"),
+        ("ID,duration,wav,spk_id,wrd\na,inf,b,c,d\n", "duration must be a number .*'inf'"),
+        ("ID,duration,wav,spk_id,wrd\na,-1,b,c,d\n", "duration must be a number .*'-1'"),
+        ("ID,duration,wav,spk_id,wrd\na,,b,c,d\n", "duration must be a number .*''"),
+        ("ID,duration,wav,spk_id,wrd,start,stop\na,1,b,c,d,0,x\n", "line 2: stop must be .*'x'"),
+        ("ID,duration,wav,spk_id,wrd,stop\na,1,b,c,d,0\n\na,1,b,c,d,nan\n", "line 4: stop .*'nan'"),
         (b"\xff\xfe\x00", "not a UTF-8 CSV"),
     ],
 )
@@ -262,3 +271,142 @@ def test_tsv_errors(tmp_path):
             manifests.read_tsv(path, ["id"])
     with pytest.raises(InputError, match="b.tsv: there is no such file; found a.tsv"):
         manifests.read_tsv(tmp_path / "b.tsv", ["id"])
+
+
+class TestManifest:
+    """What is read when it is used is what the file says."""
+
+    @pytest.fixture
+    def path(self, tmp_path):
+        """Quotes, line breaks, blank lines, letters of many bytes, columns missing at the end."""
+        path = tmp_path / "dev.csv"
+        content = (
+            "wav,ID,wrd,duration,spk_id,start,stop,note\r\n"
+            'é.wav,a-1,"GOOD, ""MORNING""",0.5,s,,,\r\n'
+            "\r\n"
+            'b.wav, a-2, "TWO\r\nLINES\n\nOR FOUR",1.5,s,0.25,1.75,x\r\n'
+            "c.wav,a-3,早\u2028上\u0085好 😀,2,s\n"
+            "\n"
+            "d.wav,a-4, ,1e1,s,,3,"
+        )
+        path.write_bytes(content.encode())
+        return path
+
+    @pytest.fixture
+    def expected(self, path):
+        """By the csv module, of the whole file."""
+        with open(path, newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file, skipinitialspace=True))
+        for row in rows:
+            for name in ("duration", "start", "stop"):
+                row[name] = float(row[name]) if row[name] else None
+        assert [len(rows), rows[1]["wrd"]] == [4, "TWO\r\nLINES\n\nOR FOUR"]
+        return rows
+
+    def test_rows(self, path, expected):
+        manifest = manifests.read(path)
+        assert len(manifest) == 4 and list(manifest) == expected
+        assert [manifest[i] for i in (2, -4, 1, np.int64(-1))] == [
+            expected[i] for i in (2, 0, 1, 3)
+        ]
+        assert manifest.durations.tolist() == [0.5, 1.5, 2, 10]
+        assert manifest.columns == tuple(expected[0]) and manifest.path == path
+        for i in (4, -5):
+            with pytest.raises(IndexError):
+                manifest[i]
+
+    def test_equal(self, path, expected):
+        manifest = manifests.read(path)
+        assert manifest == manifests.read(path) == expected
+        assert manifest != expected[:-1] and manifest != "dev.csv"
+        expected[2]["spk_id"] = "t"
+        assert manifest != expected
+
+    @pytest.mark.parametrize("ends", ["\n", "\r\n", "\r"])
+    def test_line_ends(self, tmp_path, ends):
+        path = tmp_path / "dev.csv"
+        lines = ["ID,duration,wav,spk_id,wrd", "a,1,é,c,d", '"b",2,b,c,"d', 'e"', "c,3,b,c,d", ""]
+        path.write_bytes(ends.join(lines).encode())
+        manifest = manifests.read(path)
+        assert [(row["ID"], row["wrd"]) for row in manifest] == [
+            *(("a", "d"), ("b", f"d{ends}e"), ("c", "d"))
+        ]
+
+    @pytest.mark.parametrize(
+        "wanted, indices",
+        [
+            ([2, 0, 2], [2, 0, 2]),
+            (np.array([-1]), [3]),
+            ([], []),
+            (slice(None, None, -1), [3, 2, 1, 0]),
+            (np.array([True, False, False, True]), [0, 3]),
+            (np.zeros(4, bool), []),
+        ],
+    )
+    def test_select(self, path, expected, wanted, indices):
+        manifest = manifests.read(path).select(wanted)
+        assert manifest == [expected[i] for i in indices]
+        assert manifest.durations.tolist() == [expected[i]["duration"] for i in indices]
+        assert len(manifest) == len(indices)
+
+    def test_slices_of_slices(self, path, expected):
+        assert manifests.read(path)[1:][::-1][1:] == expected[2:0:-1]
+
+    @pytest.mark.parametrize("context", ["fork", "spawn"])
+    @pytest.mark.parametrize("touched", [False, True])
+    def test_other_processes(self, path, expected, context, touched):
+        manifest = manifests.read(path)[1:]
+        if touched:
+            manifest[0]
+        with ProcessPoolExecutor(2, multiprocessing.get_context(context)) as pool:
+            assert list(pool.map(manifest.__getitem__, [0, 1, 2, 0])) == [
+                *expected[1:],
+                expected[1],
+            ]
+
+    def test_pickle_is_small(self, path, expected):
+        manifest = manifests.read(path)
+        content = pickle.dumps(manifest)
+        assert b"a-2" not in content and b"GOOD" not in content
+        assert pickle.loads(content) == expected
+
+    def test_closes_its_file(self, path):
+        manifest = manifests.read(path)
+        parts = [manifest[i:] for i in range(3)]
+        opened = len(os.listdir("/proc/self/fd"))
+        for part in parts:
+            part[0]
+        assert len(os.listdir("/proc/self/fd")) == opened + 1
+        del manifest, parts, part
+        assert len(os.listdir("/proc/self/fd")) == opened
+
+    @pytest.mark.parametrize("touched", [False, True])
+    @pytest.mark.parametrize("change", ["grow", "shrink", "touch", "remove", "replace"])
+    def test_changed_file(self, path, expected, touched, change):
+        manifest = manifests.read(path)
+        if touched:
+            manifest[0]
+        status, content = path.stat(), path.read_bytes()
+        if change in ("grow", "shrink"):
+            path.write_bytes(content + b"x" if change == "grow" else content[:-1])
+            os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+        elif change == "touch":
+            os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns + 1))
+        else:
+            path.unlink()
+            if change == "replace":
+                path.write_bytes(content[::-1])
+                os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns + 1))
+        if touched and change in ("remove", "replace"):  # the file that was opened is unharmed
+            assert manifest == expected
+            return
+        with pytest.raises(InputError, match="dev.csv: ") as error:
+            manifest[1]
+        assert ("changed while it was in use" in str(error.value)) == (change != "remove")
+        assert "\n" not in str(error.value)
+
+    def test_another_working_directory(self, path, expected, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        manifest = manifests.read("dev.csv")
+        monkeypatch.chdir("/")
+        assert manifest == expected
