@@ -207,7 +207,7 @@ def test_recipe_is_complete(path):
 
 def test_recipe_of_another_script():
     for brain, name, missing in (
-        (CTCAttentionBrain, "conformer_transducer_rope", "seq_lin"),
+        (CTCAttentionBrain, "conformer_transducer_summarymixing", "seq_lin"),
         (TransducerBrain, "conformer_summarymixing", "predictor"),
     ):
         path = ROOT / f"recipes/AN4/hparams/{name}.yaml"

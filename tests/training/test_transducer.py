@@ -80,7 +80,7 @@ def test_loss_of_bfloat16_is_computed_in_float32():
 def tiny_transducer():
     """AN4's recipe on the synthetic corpus, cut down to a second or two."""
 
-    def command(data_folder, output_folder, recipe="conformer_transducer_summarymixing", **changes):
+    def command(data_folder, output_folder, **changes):
         overrides = {
             "data_folder": data_folder,
             "output_folder": output_folder,
@@ -103,7 +103,7 @@ def tiny_transducer():
         }
         folder = Path(output_folder)
         folder.mkdir(exist_ok=True)
-        text = (ROOT / f"recipes/AN4/hparams/{recipe}.yaml").read_text()
+        text = (ROOT / "recipes/AN4/hparams/conformer_transducer_summarymixing.yaml").read_text()
         text = text.replace("../../../hparams", str(ROOT / "hparams"))
         text = text.replace("dataio.an4.prepare", "dataio.librispeech.prepare")
         path = folder.parent / f"{folder.name}.yaml"
@@ -223,11 +223,11 @@ def test_weights_that_do_not_go_together(tiny_transducer, tmp_path):
         make_brain(load(command, Linear(27, input_size=12)) | {"ce_weight": 0.5})
 
 
-@pytest.mark.parametrize("recipe", ["summarymixing", "rope"])
-def test_experiment_offline_and_chunk_by_chunk(corpus, tiny_transducer, tmp_path, recipe):
+@pytest.mark.parametrize("attention_type", ["SummaryMixing", "RoPEMHA"])
+def test_experiment_offline_and_chunk_by_chunk(corpus, tiny_transducer, tmp_path, attention_type):
     def command(**changes):
-        name = f"conformer_transducer_{recipe}"
-        return tiny_transducer(corpus, tmp_path / "run", name, **changes)
+        changes["attention_type"] = attention_type
+        return tiny_transducer(corpus, tmp_path / "run", **changes)
 
     folder = tmp_path / "run"
     offline = experiment.run(TransducerBrain, command(number_of_epochs=2))
