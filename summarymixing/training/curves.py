@@ -1,6 +1,7 @@
 """The learning curve of a run: one row an epoch in `curve.csv`, and a picture of it."""
 
 import csv
+import logging
 import math
 import os
 from io import BytesIO, StringIO
@@ -128,6 +129,8 @@ def draw(
     ...     Path(folder, "curve.png").stat().st_size > 1000
     True
     """
+    # It lists every font of the machine at DEBUG level, which a run's log has.
+    logging.getLogger("matplotlib").setLevel(logging.WARNING)
     # Slow to import, and needed once a run at most. The figure is made without pyplot, which would
     # choose a backend for the whole process.
     from matplotlib.figure import Figure

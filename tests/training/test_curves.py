@@ -1,6 +1,7 @@
 """The learning curve's file, and its picture."""
 
 import math
+import subprocess
 import sys
 
 import numpy as np
@@ -160,3 +161,18 @@ def test_drawing_leaves_pyplot_alone(tmp_path):
     before = "matplotlib.pyplot" in sys.modules
     draw(run(2), tmp_path / "curve.png")
     assert ("matplotlib.pyplot" in sys.modules) == before
+
+
+def test_drawing_adds_nothing_to_a_log_of_everything(tmp_path):
+    # A process of its own: fonts are looked for only once.
+    code = """import logging, sys
+from summarymixing.training.curves import draw
+logging.basicConfig(level=logging.DEBUG)
+draw([{"epoch": 1, "train_loss": 2.0}], sys.argv[1])
+logging.getLogger("other").debug("that is all")
+"""
+    command = [sys.executable, "-c", code, str(tmp_path / "curve.png")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    lines = [line for line in done.stderr.splitlines() if line.startswith(("DEBUG", "INFO"))]
+    assert lines == ["DEBUG:other:that is all"]
+    assert (tmp_path / "curve.png").exists()
