@@ -4,7 +4,8 @@ Decoders return what they find: a WAV or SPHERE file whose end is missing loads 
 Everything here therefore compares what the header promises with what is there.
 
 Truncation is noticed in WAV, FLAC, SPHERE and (as far as the decoder counts frames) MP3. An OGG
-file does not say up front how long it is, so a cut one is simply shorter.
+file does not say up front how long it is, so a cut one is simply shorter. Damage in the middle is
+noticed where the format has check sums (FLAC).
 """
 
 import os
@@ -22,6 +23,14 @@ from summarymixing.errors import InputError
 # Sizes from here on (0xFFFFFFFF, 0x7FFFF000, ...) are what programs that write WAV into a pipe,
 # and cannot come back to fill the size in, put into the header.
 _STREAMED_WAV_SIZE = 0x7FFFF000
+
+
+class EmptyError(InputError):
+    """Raised for an audio file without samples."""
+
+
+class TruncatedError(InputError):
+    """Raised for an audio file whose samples are not all there, or damaged."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +87,8 @@ def read(path, sample_rate=16000, start=None, stop=None):
     Raises
     ------
     InputError
-        If the file is missing, empty, truncated or not audio, or the segment is not inside it.
+        If the file is missing, not audio or cannot be read, or the segment is not inside it;
+        `EmptyError` if it has no samples, `TruncatedError` if some are missing or damaged.
 
     Example
     -------
@@ -89,6 +99,47 @@ def read(path, sample_rate=16000, start=None, stop=None):
     torch.Size([16000])
     >>> read(path, start=0.25, stop=0.5).shape
     torch.Size([4000])
+    """
+    ((samples, file_rate),) = decode(path, start, stop)
+    waveform = torch.from_numpy(samples).mean(dim=1)
+    if file_rate != sample_rate:
+        waveform = torchaudio.functional.resample(waveform, file_rate, sample_rate)
+    return waveform
+
+
+def decode(path, start=None, stop=None, frames=None):
+    """Decodes an audio file, or a segment of it, as it is: all channels, at its own rate.
+
+    Arguments
+    ---------
+    path : str or os.PathLike
+        The file.
+    start : float, optional
+        Where the segment begins, in seconds, as for `read`.
+    stop : float, optional
+        Where it ends.
+    frames : int, optional
+        Samples per channel and piece, for files of any length; all in one piece if left out.
+
+    Yields
+    ------
+    samples : np.ndarray
+        Shape (samples, channels), float32, within [-1, 1] for integer formats.
+    sample_rate : int
+        Of the file, in Hz; the same with every piece.
+
+    Raises
+    ------
+    InputError
+        As `read` does; in the middle of the file if the file is damaged there.
+
+    Example
+    -------
+    >>> import os, tempfile
+    >>> path = os.path.join(tempfile.mkdtemp(), "a.wav")
+    >>> soundfile.write(path, torch.zeros(8000, 2).numpy(), 8000)
+    >>> [(samples.shape, rate) for samples, rate in decode(path, stop=0.5, frames=3000)]
+    [((3000, 2), 8000), ((1000, 2), 8000)]
     """
     with _open(path) as file:
         first = 0 if start is None else round(start * file.samplerate)
@@ -101,13 +152,14 @@ def read(path, sample_rate=16000, start=None, stop=None):
         with _decoding(path):
             if first > 0:
                 file.seek(first)
-            samples = file.read(end - first, dtype="float32", always_2d=True)
-        if len(samples) < end - first:
-            raise _truncated(path, f"{first + len(samples)} of {file.frames} samples are there")
-        waveform = torch.from_numpy(samples).mean(dim=1)
-        if file.samplerate != sample_rate:
-            waveform = torchaudio.functional.resample(waveform, file.samplerate, sample_rate)
-    return waveform
+        frames = frames or end - first
+        for place in range(first, end, frames):
+            wanted = min(frames, end - place)
+            with _decoding(path):
+                samples = file.read(wanted, dtype="float32", always_2d=True)
+            if len(samples) < wanted:
+                raise _truncated(path, f"{place + len(samples)} of {file.frames} samples are there")
+            yield samples, file.samplerate
 
 
 def inspect(path):
@@ -173,15 +225,8 @@ def blocks(path, frames=1600):
     >>> [len(piece) for piece in blocks(path, 3000)]
     [3000, 3000, 2000]
     """
-    with _open(path) as file:
-        done = 0
-        while done < file.frames:
-            with _decoding(path):
-                samples = file.read(frames, dtype="float32", always_2d=True)
-            if len(samples) == 0:
-                raise _truncated(path, f"{done} of {file.frames} samples are there")
-            done += len(samples)
-            yield torch.from_numpy(samples).mean(dim=1)
+    for samples, _ in decode(path, frames=frames):
+        yield torch.from_numpy(samples).mean(dim=1)
 
 
 @contextmanager
@@ -205,7 +250,7 @@ def _open(path):
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
     if size == 0:
-        raise InputError(f"{path}: the audio file is empty (0 bytes)")
+        raise EmptyError(f"{path}: the audio file is empty (0 bytes)")
     if promised is not None and size < promised:
         raise _truncated(path, f"its header promises {promised} bytes, there are {size}")
     try:
@@ -223,7 +268,7 @@ def _open(path):
         ) from error
     with file:
         if file.frames == 0:
-            raise InputError(f"{path}: the audio file is empty (its header says 0 samples)")
+            raise EmptyError(f"{path}: the audio file is empty (its header says 0 samples)")
         if file.frames >= 2**62:  # libsndfile's way to say "unknown"
             raise InputError(
                 f"{path}: its header does not say how long it is (it was written into a pipe);"
@@ -232,8 +277,8 @@ def _open(path):
         yield file
 
 
-def _truncated(path, detail="its last samples cannot be read"):
-    return InputError(f"{path}: the audio file is truncated ({detail})")
+def _truncated(path, detail="its samples cannot be decoded to their end"):
+    return TruncatedError(f"{path}: the audio file is truncated or damaged ({detail})")
 
 
 def _promised_size(raw):

@@ -9,6 +9,7 @@ from summarymixing.dataio import audio
 from summarymixing.errors import InputError
 
 RATE = 16000
+OPUS = {"format": "OGG", "subtype": "OPUS"}
 
 
 def noise(samples=RATE, channels=1, seed=0):
@@ -54,6 +55,20 @@ def test_reads_compressed(tmp_path, suffix):
     path = write(tmp_path / f"a{suffix}", noise())
     assert audio.inspect(path).frames == RATE
     assert audio.read(path).shape == (RATE,)
+
+
+@pytest.mark.parametrize("name, options", [("a.opus", OPUS), ("a.ogg", {}), ("a.mp3", {})])
+def test_compressed_stereo_at_48_khz(tmp_path, name, options):
+    """Another rate, two channels, a lossy coder: what is heard is a tone in one, half as loud."""
+    times = np.arange(2 * 48000) / 48000
+    tones = np.stack([0.5 * np.sin(2 * np.pi * 440 * times), np.zeros_like(times)], axis=1)
+    soundfile.write(tmp_path / name, tones, 48000, **options)
+    assert audio.inspect(tmp_path / name) == audio.AudioInfo(2 * 48000, 48000, 2)
+    waveform = audio.read(tmp_path / name)
+    assert waveform.shape == (2 * RATE,)
+    expected = 0.25 * np.sin(2 * np.pi * 440 * np.arange(2 * RATE) / RATE)
+    inner = slice(RATE // 4, -RATE // 4)
+    np.testing.assert_allclose(waveform[inner].numpy(), expected[inner], atol=0.01)
 
 
 def test_averages_channels(tmp_path):
@@ -141,6 +156,54 @@ def test_truncated(tmp_path, function, keep, suffix):
         function(path)
 
 
+def everything(path):
+    return list(audio.blocks(path))
+
+
+@pytest.mark.parametrize("function", [audio.read, everything])
+@pytest.mark.parametrize("damage", ["bit", "zeros", "gap"])
+@pytest.mark.parametrize("place", [0.2, 0.5, 0.8])
+def test_flac_damaged_in_its_middle(tmp_path, function, damage, place):
+    """The length in the header and the last sample may be right all the same."""
+    content = bytearray(write(tmp_path / "whole.flac", noise(3 * RATE)).read_bytes())
+    at = int(len(content) * place)
+    if damage == "bit":
+        content[at] ^= 1
+    elif damage == "zeros":
+        content[at : at + 2000] = bytes(2000)
+    else:
+        del content[at : at + 2000]
+    path = tmp_path / "a.flac"
+    path.write_bytes(content)
+    with pytest.raises(audio.TruncatedError, match="a.flac: .* truncated or damaged") as error:
+        function(path)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name, options", [("a.opus", OPUS), ("a.ogg", {}), ("a.mp3", {})])
+def test_compressed_audio_damaged_in_its_middle(tmp_path, name, options):
+    soundfile.write(tmp_path / name, noise(3 * 48000), 48000, **options)
+    content = bytearray((tmp_path / name).read_bytes())
+    content[len(content) // 2 : len(content) // 2 + 5000] = bytes(5000)
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(audio.TruncatedError, match=f"{name}: .* truncated or damaged"):
+        audio.read(tmp_path / name)
+
+
+@pytest.mark.parametrize("suffix", [".wav", ".flac", ".sph"])
+def test_decode(tmp_path, suffix):
+    samples = noise(channels=1 if suffix == ".sph" else 2).reshape(RATE, -1)
+    path = write(tmp_path / f"a{suffix}", samples if suffix != ".sph" else samples[:, 0], 8000)
+    for start, stop, frames in ((None, None, None), (0.25, 1.5, 999), (None, 1, 8000), (0, 1, 1e9)):
+        pieces = list(audio.decode(path, start, stop, frames and int(frames)))
+        assert {rate for _, rate in pieces} == {8000}
+        assert {len(piece) for piece, _ in pieces[:-1]} <= {frames}
+        joined = np.concatenate([piece for piece, _ in pieces])
+        assert joined.dtype == np.float32
+        expected = samples[round((start or 0) * 8000) : round((stop or 2) * 8000)]
+        np.testing.assert_array_equal(joined * 32768, expected)
+
+
 @pytest.mark.parametrize("function", [audio.read, audio.inspect])
 @pytest.mark.parametrize("suffix", [".wav", ".flac", ".sph"])
 def test_cut_in_the_header(tmp_path, function, suffix):
@@ -166,7 +229,7 @@ def test_empty_and_missing(tmp_path, function):
     with pytest.raises(InputError, match="there is no such audio file"):
         function(tmp_path)
     (tmp_path / "a.wav").touch()
-    with pytest.raises(InputError, match="a.wav: the audio file is empty .0 bytes"):
+    with pytest.raises(audio.EmptyError, match="a.wav: the audio file is empty .0 bytes"):
         function(tmp_path / "a.wav")
     for suffix in (".wav", ".sph"):
         path = write(tmp_path / f"b{suffix}", noise(0))
