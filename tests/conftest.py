@@ -1,5 +1,6 @@
-"""What several tests share: few threads, a tiny synthetic corpus, a tiny recipe."""
+"""What several tests share: few threads, commands, a tiny synthetic corpus, a tiny recipe."""
 
+import importlib.util
 import os
 from pathlib import Path
 
@@ -42,6 +43,19 @@ class _SquareTensors(TorchDispatchMode):
 def square_tensors():
     """`with square_tensors(time) as square: …`, then `square.found`."""
     return _SquareTensors
+
+
+@pytest.fixture(scope="session")
+def load_script():
+    """A command as a module: load_script("score").main(argv)."""
+
+    def load(name):
+        spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+
+    return load
 
 
 @pytest.fixture(scope="session")

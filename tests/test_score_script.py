@@ -1,7 +1,6 @@
 """scripts/score.py: options, output, and what it refuses."""
 
 import csv
-import importlib.util
 import json
 import math
 from pathlib import Path
@@ -11,7 +10,6 @@ import pytest
 from summarymixing.scoring import metrics
 from summarymixing.training.results import SCORES, write_results
 
-ROOT = Path(__file__).parents[1]
 REFERENCES = {
     "ann-1": "ONE TWO THREE",
     "ann-2": "IT'S FOUR",
@@ -27,11 +25,8 @@ HYPOTHESES = {
 
 
 @pytest.fixture
-def main():
-    spec = importlib.util.spec_from_file_location("score", ROOT / "scripts" / "score.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.main
+def main(load_script):
+    return load_script("score").main
 
 
 @pytest.fixture

@@ -1,10 +1,8 @@
 """scripts/stream.py on a tiny model's folder."""
 
-import importlib.util
 import io
 import json
 import re
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -13,15 +11,10 @@ import torch
 
 from summarymixing.inference import Stream, load
 
-ROOT = Path(__file__).parents[2]
-
 
 @pytest.fixture
-def stream_main():
-    spec = importlib.util.spec_from_file_location("stream", ROOT / "scripts" / "stream.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.main
+def stream_main(load_script):
+    return load_script("stream").main
 
 
 @pytest.fixture
