@@ -1,18 +1,19 @@
 """Files that are written whole or not at all."""
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 
-def write_whole(path: str | os.PathLike, content: str | bytes) -> None:
+def write_whole(path: str | os.PathLike, content: str | bytes | Iterable[str]) -> None:
     """Write a file so that a reader, or a run or machine that stops, never meets half of it.
 
     Parameters
     ----------
     path : path
         The file, new or not; its folder is made when missing.
-    content : str or bytes
-        All of it; text is written as UTF-8.
+    content : str, bytes or iterable of str
+        All of it, in pieces if it is large; text is written as UTF-8.
 
     Raises
     ------
@@ -32,7 +33,8 @@ def write_whole(path: str | os.PathLike, content: str | bytes) -> None:
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with open(partial, "wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
+            for piece in [content] if isinstance(content, (str, bytes)) else content:
+                file.write(piece.encode() if isinstance(piece, str) else piece)
             file.flush()
             # A file system may do the renaming before the writing: empty after a power failure.
             os.fsync(file.fileno())

@@ -16,6 +16,20 @@ def test_content_is_written_as_it_is(tmp_path, content):
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_content_in_pieces(tmp_path):
+    write_whole(tmp_path / "file", (piece for piece in ("ç", "", "à\r\n")))
+    assert (tmp_path / "file").read_bytes() == "çà\r\n".encode()
+
+    def failing():
+        yield "half"
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        write_whole(tmp_path / "file", failing())
+    assert (tmp_path / "file").read_bytes() == "çà\r\n".encode()
+    assert len(list(tmp_path.iterdir())) == 1
+
+
 @pytest.mark.parametrize("interrupted", ("write", "fsync", "replace"))
 def test_an_interruption_leaves_the_old_file(tmp_path, monkeypatch, interrupted):
     path = tmp_path / "file"

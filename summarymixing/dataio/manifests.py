@@ -24,12 +24,14 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 from tqdm import tqdm
 
 from summarymixing.dataio import audio
 from summarymixing.errors import InputError
+from summarymixing.files import write_whole
 
 logger = logging.getLogger(__name__)
 
@@ -157,11 +159,10 @@ def write(path, utterances, on_bad="drop", description="manifest"):
             f" {bad[0][2]} (utterance {bad[0][0]})"
         )
 
-    path.parent.mkdir(parents=True, exist_ok=True)
     dropped = path.with_name(f"{path.stem}.dropped.csv")
     dropped.unlink(missing_ok=True)
     if bad:
-        _write_csv(dropped, ("ID", "wav", "reason"), bad)
+        write_csv(dropped, ("ID", "wav", "reason"), bad)
         for id_, wav, reason in bad[:_NAMED_IN_LOG]:
             logger.warning("%s: left out %s (%s): %s", description, id_, wav, reason)
         more = len(bad) - _NAMED_IN_LOG
@@ -173,7 +174,7 @@ def write(path, utterances, on_bad="drop", description="manifest"):
             f" ({more} more than named above)" if more > 0 else "",
             dropped,
         )
-    _write_csv(path, COLUMNS + SEGMENT_COLUMNS if segments else COLUMNS, rows)
+    write_csv(path, COLUMNS + SEGMENT_COLUMNS if segments else COLUMNS, rows)
     return len(rows)
 
 
@@ -469,7 +470,7 @@ def prepare(manifest_folder, arguments, sources, loaders):
             on_bad = "drop" if name == "train" else "raise"
             count = write(path, loaders[name](), on_bad, name)
             logger.info("%s: %d utterances in %s", name, count, path)
-        _replace(record, json.dumps(state, indent=1))
+        write_whole(record, json.dumps(state, indent=1))
     return {name: str(path) for name, path in paths.items()}
 
 
@@ -753,19 +754,32 @@ def _seconds(values, i, columns, path, table):
     )
 
 
-def _write_csv(path, columns, rows):
-    temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "w", newline="", encoding="utf-8") as file:
-        table = csv.writer(file, lineterminator="\n")
-        table.writerow(columns)
-        table.writerows(rows)
-    os.replace(temporary, path)
+def write_csv(path, columns, rows):
+    """Writes a CSV file, whole or not at all.
 
+    Arguments
+    ---------
+    path : str or os.PathLike
+        The file; its folder is created.
+    columns : sequence of str
+        The first line.
+    rows : iterable of sequence
+        The others.
 
-def _replace(path, text):
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    Example
+    -------
+    >>> import os, tempfile
+    >>> path = os.path.join(tempfile.mkdtemp(), "a.csv")
+    >>> write_csv(path, ("ID", "wrd"), [("a-1", "GOOD, MORNING")])
+    >>> print(Path(path).read_text())
+    ID,wrd
+    a-1,"GOOD, MORNING"
+    """
+    line = csv.writer(SimpleNamespace(write=str), lineterminator="\n").writerow
+    try:
+        write_whole(path, map(line, itertools.chain([columns], rows)))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror})") from error
 
 
 def _load_json(path):
