@@ -3,6 +3,7 @@ import logging
 import multiprocessing
 import os
 import pickle
+import random
 from concurrent.futures import ProcessPoolExecutor
 
 import numpy as np
@@ -332,6 +333,25 @@ class TestManifest:
             *(("a", "d"), ("b", f"d{ends}e"), ("c", "d"))
         ]
 
+    def test_any_rows(self, tmp_path):
+        """Of random text, what is read at places in the file is what the csv module reads of it."""
+        path, draw = tmp_path / "dev.csv", random.Random(0)
+        for number in range(200):
+            texts = ["".join(draw.choices('ab ,"\n\ré😀', k=draw.randrange(9))) for _ in range(5)]
+            with open(path, "w", newline="", encoding="utf-8") as file:
+                file.write("ID,wrd,duration,wav,spk_id" + draw.choice(["\n", "\r\n", "\n\n"]))
+                quoting = draw.choice([csv.QUOTE_MINIMAL, csv.QUOTE_ALL, csv.QUOTE_NONNUMERIC])
+                for text in texts:
+                    ends = draw.choice(["\n", "\r\n", "\r", "\n\n"])
+                    table = csv.writer(file, lineterminator=ends, quoting=quoting)
+                    if quoting == csv.QUOTE_MINIMAL:
+                        text = text.replace("\r", "\n")  # not quoted by older versions of Python
+                    table.writerow(["a", text, 0.5, text, "s"])
+            with open(path, newline="", encoding="utf-8") as file:
+                expected = list(csv.DictReader(file, skipinitialspace=True))
+            found = [row | {"duration": str(row["duration"])} for row in manifests.read(path)]
+            assert found == expected, number
+
     @pytest.mark.parametrize(
         "wanted, indices",
         [
@@ -351,6 +371,22 @@ class TestManifest:
 
     def test_slices_of_slices(self, path, expected):
         assert manifests.read(path)[1:][::-1][1:] == expected[2:0:-1]
+
+    def test_save(self, path, expected, tmp_path):
+        manifest = manifests.read(path).select([3, 1, 0])
+        manifest.save(tmp_path / "new" / "some.csv")
+        assert manifests.read(tmp_path / "new" / "some.csv") == [expected[i] for i in (3, 1, 0)]
+        content = path.read_bytes()
+        manifests.read(path)[:2].save(tmp_path / "new" / "some.csv")
+        first_two = content[: content.index(b"c.wav")].replace(b"\r\n\r\n", b"\r\n")
+        assert (tmp_path / "new" / "some.csv").read_bytes() == first_two
+        with pytest.raises(InputError, match="dev.csv/a.csv: cannot be written"):
+            manifest.save(path / "a.csv")
+
+    def test_save_on_itself(self, path, expected):
+        manifest = manifests.read(path)
+        manifest[1:].save(path)
+        assert manifests.read(path) == expected[1:] and manifest == expected
 
     @pytest.mark.parametrize("context", ["fork", "spawn"])
     @pytest.mark.parametrize("touched", [False, True])
