@@ -6,13 +6,12 @@ import os
 import ruamel.yaml
 import torch
 from hyperpyyaml import load_hyperpyyaml
-from speechbrain.utils.checkpoints import Checkpointer
 
 from summarymixing.dataio import tokenizer as tokenizers
 from summarymixing.decoding.searches import CTCGreedySearch
 from summarymixing.decoding.transducer import TransducerGreedySearch
 from summarymixing.errors import InputError
-from summarymixing.training.checkpoints import load_average, recoverable_model
+from summarymixing.training.checkpoints import WholeCheckpointer, load_average, recoverable_model
 
 # Of a recipe: the rest (data, augmentation, optimizer, language models) is for training and tests.
 _KEYS = (
@@ -134,7 +133,7 @@ def _load_checkpoints(folder, modules, metric, count):
         raise InputError(f"{folder}: there are no checkpoints (no folder save); train first")
     recoverables = {"model": recoverable_model(modules), "normalizer": modules["normalize"]}
     try:
-        load_average(Checkpointer(saved, recoverables), metric, count)
+        load_average(WholeCheckpointer(saved, recoverables), metric, count)
     except InputError:
         raise
     except Exception as error:  # a torn file, other shapes, ...

@@ -7,19 +7,52 @@ import importlib.util
 import logging
 import os
 import time
+from dataclasses import dataclass, field
 
 import speechbrain as sb
 import torch
+from speechbrain.dataio.batch import PaddedBatch
 from speechbrain.utils.distributed import if_main_process
 from speechbrain.utils.seed import seed_everything
+from torch.nn.parallel import DistributedDataParallel
 
 from summarymixing.errors import InputError
 from summarymixing.ops.padding import absolute_lengths
 from summarymixing.scoring import metrics
-from summarymixing.training import curves
+from summarymixing.training import curves, data
 from summarymixing.training.checkpoints import AVERAGED_BY, load_average
+from summarymixing.training.preemption import Preemption
 
 logger = logging.getLogger(__name__)
+
+MAX_UNREAD = 20  # utterances of an epoch that may turn out unreadable, on each process
+
+
+@dataclass
+class Totals:
+    """What is summed over the batches of a validation or test set."""
+
+    loss: float = 0.0
+    utterances: int = 0
+    correct: int = 0
+    predicted: int = 0
+    references: dict = field(default_factory=dict)
+    hypotheses: dict = field(default_factory=dict)
+
+    def of_all_processes(self):
+        """The same over the shares of all processes."""
+        if not torch.distributed.is_initialized():
+            return self
+        parts = [None] * torch.distributed.get_world_size()
+        torch.distributed.all_gather_object(parts, self)
+        total = Totals()
+        for part in parts:
+            for name, value in vars(part).items():
+                if isinstance(value, dict):
+                    getattr(total, name).update(value)
+                else:
+                    setattr(total, name, getattr(total, name) + value)
+        return total
 
 
 class ASRBrain(sb.Brain):
@@ -43,11 +76,12 @@ class ASRBrain(sb.Brain):
         if self.optimizer_step_limit is not None:
             self.optimizer_step_limit = int(self.optimizer_step_limit)  # text, on a command line
         self._check()
-        self.skipped_steps = 0
+        self.preemption = Preemption()
+        self.skipped_steps = self._skipped_in_a_row = self.unread = 0
+        self._ids, self._not_finite = [], False  # of the batches since the last step
         self.trained = False
         self.scores = {}
-        self.references = {}
-        self.hypotheses = {}
+        self.totals = Totals()
         self._averaged = False
         self._train_loss = None
         self._started = None
@@ -101,15 +135,24 @@ class ASRBrain(sb.Brain):
 
     # Training loop
 
-    def make_dataloader(self, dataset, stage, **kwargs):
-        """As SpeechBrain's, but a batch sampler is told the epoch, so that it reshuffles."""
-        sampler = kwargs.get("batch_sampler")
-        loader = super().make_dataloader(dataset, stage, **kwargs)
-        if stage == sb.Stage.TRAIN and self.train_sampler is None:
-            self.train_sampler = sampler
-        return loader
+    def fit(self, epoch_counter, train_set, valid_set=None, **kwargs):
+        """As SpeechBrain's; `train_set` is a loader over `Batches`, see `training.data`."""
+        self._train_loader = train_set
+        self.batches = train_set.batch_sampler
+        with self.preemption.deferred():
+            super().fit(epoch_counter, train_set, valid_set, **kwargs)
+
+    def _wrap_distributed(self):
+        super()._wrap_distributed()
+        for module in self.modules.values():
+            # Buffers are constants here. Were they sent around, processes that have unequal
+            # numbers of batches to validate would wait for each other forever.
+            if isinstance(module, DistributedDataParallel):
+                module.broadcast_buffers = False
 
     def on_fit_start(self):
+        if self.checkpointer is not None and if_main_process():
+            self.checkpointer.remove_unfinished()
         super().on_fit_start()
         self._started = time.time()
         done = [row["seconds"] for row in self._curve() if row["seconds"]]
@@ -117,6 +160,49 @@ class ASRBrain(sb.Brain):
         if self._optimizer_step_limit_exceeded:
             # SpeechBrain would begin another epoch and find that it has nothing to do.
             self.hparams.epoch_counter.current = self.hparams.epoch_counter.limit
+
+    def on_stage_start(self, stage, epoch=None):
+        if stage == sb.Stage.TRAIN:
+            self.batches.set_epoch(epoch, start=self.step)
+            self._train_loader.dataset.epoch = epoch
+            self.trained = True
+            self.unread = 0
+        self.totals = Totals()
+
+    def fit_batch(self, read):
+        """One batch forward and backward, and a step if it is the step's last.
+
+        Arguments
+        ---------
+        read : (PaddedBatch or None, list of Unread)
+            As `data.train_loader` gives it. Without a batch, the gradient is zero.
+        """
+        batch, unread = read
+        number = self.step - 1
+        self._count_unread(unread)
+        weight = self.batches.weight(number)
+        if batch is None:
+            batch, weight = self._nothing(), 0.0
+        else:
+            weight *= len(batch) / (len(batch) + len(unread))
+            self._ids += batch.id
+        last = self.batches.ends_step(number)
+        self.on_fit_batch_start(batch, last)
+        # Dropout and augmentation of a batch are the same whatever came before, and whichever
+        # process has it.
+        seed_everything(data.seed_of(self.hparams.seed, *self.batches.place(number)), verbose=False)
+        with self.no_sync(not last):
+            with self.training_ctx:
+                outputs = self.compute_forward(batch, sb.Stage.TRAIN)
+                loss = self.compute_objectives(outputs, batch, sb.Stage.TRAIN)
+            if not torch.isfinite(loss):
+                self._not_finite = True
+                weight = torch.nan  # for all processes to see, even if the gradient is finite
+            self.scaler.scale(loss * weight).backward()
+        if last:
+            self.optimizers_step()
+        self.on_fit_batch_end(batch, outputs, loss, last)
+        return loss.detach().cpu() if weight else torch.tensor(torch.nan)
 
     def on_fit_batch_start(self, batch, should_step):
         if should_step:
@@ -129,38 +215,107 @@ class ASRBrain(sb.Brain):
 
         SpeechBrain clips the first parameter group only, and steps with the parameters whose
         gradients happen to be finite.
+
+        Raises
+        ------
+        InputError
+            After more than `nonfinite_patience` steps in a row that were not finite.
         """
         self.scaler.unscale_(self.optimizer)
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         norm = torch.nn.utils.clip_grad_norm_(parameters, self.max_grad_norm)
-        if torch.isfinite(norm) or self.scaler.is_enabled():
+        # Half precision finds its scale by steps that overflow, with a loss that does not.
+        scaling = self.scaler.is_enabled() and not self._not_finite
+        if torch.isfinite(norm) or scaling:
             self.scaler.step(self.optimizer)
+            self._skipped_in_a_row = 0
         else:
-            self.skipped_steps += 1
-            logger.warning("step %d skipped: gradient not finite", self.optimizer_step + 1)
+            self._skip_step()
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
         self.optimizer_step += 1
+        self._ids, self._not_finite = [], False
+
+    def _skip_step(self):
+        self.skipped_steps += 1
+        self._skipped_in_a_row += 1
+        what = "loss" if self._not_finite else "gradient"
+        ids = " ".join(self._ids)
+        logger.warning("step %d skipped: %s not finite: %s", self.optimizer_step + 1, what, ids)
+        if self._skipped_in_a_row > self.nonfinite_patience:
+            raise InputError(
+                f"training ends: {self._skipped_in_a_row} steps in a row had a {what} that is not "
+                f"finite (nonfinite_patience={self.nonfinite_patience}), the last with utterances "
+                f"{ids}; the checkpoints are as they were before"
+            )
+
+    def _count_unread(self, unread):
+        for failure in unread:
+            self.unread += 1
+            logger.warning("epoch %d without %s: %s", self.batches.epoch, *failure)
+        limit = getattr(self.hparams, "max_unread", MAX_UNREAD)
+        if self.unread > limit:
+            raise InputError(
+                f"training ends: {self.unread} utterances of this epoch could not be read "
+                f"(max_unread={limit}), the last: {unread[-1].reason}"
+            )
+
+    def _nothing(self):
+        """A batch for a process that has none: all of them have to compute their share of a step.
+
+        A second of noise, which the statistics of normalisation hardly notice.
+        """
+        noise = torch.randn(self.hparams.sample_rate, generator=torch.Generator().manual_seed(0))
+        item = {"id": "", "wrd": "", "sig": 0.1 * noise}
+        item["tokens_bos"] = torch.tensor([self.tokenizer.bos_id()])
+        item["tokens_eos"] = torch.tensor([self.tokenizer.eos_id()])
+        return PaddedBatch([item])
 
     def _progress(self):
         epochs = self.hparams.number_of_epochs
-        batches = len(self.train_sampler) if self.train_sampler is not None else self.step
-        within = min(self.step / batches, 1.0)
+        within = min(self.step / len(self.batches), 1.0)
         return min((self.hparams.epoch_counter.current - 1 + within) / epochs, 1.0)
 
-    def on_stage_start(self, stage, epoch=None):
-        if stage == sb.Stage.TRAIN:
-            # A resumed run would otherwise draw the dropout and augmentation of epoch 1 again.
-            seed_everything(self.hparams.seed + epoch)
-            self.trained = True
-        self._correct = self._predicted = 0
-        self.references, self.hypotheses = {}, {}
+    def _should_save_intra_epoch_ckpt(self, last_ckpt_time, steps_since_ckpt):
+        """At the end of a step, when it is time to or a process was told to end."""
+        if self.checkpointer is None or not self.batches.ends_step(self.step - 1):
+            return False
+        due = 0 < self.ckpt_interval_minutes * 60 < time.time() - last_ckpt_time
+        due = due or 0 < self.ckpt_interval_steps <= steps_since_ckpt
+        if not self.distributed_launch:
+            self._ending = self.preemption.asked
+            return due or self._ending
+        # Clocks and signals differ between processes, which have to save and to end together.
+        votes = torch.tensor([due, self.preemption.asked], dtype=torch.int, device=self.device)
+        torch.distributed.all_reduce(votes)
+        self._ending = bool(votes[1])
+        return bool(votes.any())
+
+    def _save_intra_epoch_ckpt(self):
+        self._save_checkpoint({}, end_of_epoch=False)
+        if self._ending:
+            self.preemption.exit()
+
+    def _save_checkpoint(self, meta, end_of_epoch):
+        metric, count = self.hparams.avg_metric, self.hparams.avg_checkpoints
+        self.checkpointer.save_and_keep(metric, count, meta, end_of_epoch)
+
+    # Validation
+
+    def evaluate_batch(self, batch, stage):
+        """As SpeechBrain's; SIGTERM ends the run here: what was trained is saved."""
+        if self.preemption.asked:
+            self.preemption.exit()
+        loss = super().evaluate_batch(batch, stage)
+        self.totals.loss += float(loss) * len(batch)
+        self.totals.utterances += len(batch)
+        return loss
 
     def count_accuracy(self, log_probabilities, targets, lengths):
         """Adds to the share of tokens predicted right with teacher forcing."""
         valid = torch.arange(targets.shape[1], device=targets.device) < lengths.unsqueeze(1)
-        self._correct += ((log_probabilities.argmax(-1) == targets) & valid).sum().item()
-        self._predicted += valid.sum().item()
+        self.totals.correct += ((log_probabilities.argmax(-1) == targets) & valid).sum().item()
+        self.totals.predicted += valid.sum().item()
 
     def count_words(self, batch, encoded, lengths, stage):
         """Searches a batch and keeps its hypotheses beside the references."""
@@ -168,20 +323,26 @@ class ASRBrain(sb.Brain):
         if stage == sb.Stage.VALID and self.hparams.epoch_counter.current % interval:
             return
         found = self.search(encoded, lengths, stage)
-        self.references |= dict(zip(batch.id, batch.wrd))
-        self.hypotheses |= {i: self.tokenizer.decode(ids) for i, ids in zip(batch.id, found)}
+        self.totals.references |= dict(zip(batch.id, batch.wrd))
+        texts = (self.tokenizer.decode(ids) for ids in found)
+        self.totals.hypotheses |= dict(zip(batch.id, texts))
 
     def on_stage_end(self, stage, stage_loss, epoch=None):
+        self.totals = self.totals.of_all_processes()
         if stage == sb.Stage.TRAIN:
             self._train_loss = stage_loss
+            # Validation may take long, and fail.
+            self._save_checkpoint({}, end_of_epoch=False)
         elif stage == sb.Stage.VALID:
-            self._end_epoch(epoch, stage_loss)
+            self._end_epoch(epoch)
 
-    def _end_epoch(self, epoch, valid_loss):
-        accuracy = self._correct / self._predicted if self._predicted else None
+    def _end_epoch(self, epoch):
+        totals = self.totals
+        accuracy = totals.correct / totals.predicted if totals.predicted else None
         wer = None
-        if self.hypotheses:
-            wer = metrics.score(self.references, self.hypotheses).wer
+        if totals.hypotheses:
+            wer = metrics.score(totals.references, totals.hypotheses).wer
+        valid_loss = totals.loss / totals.utterances
         seconds = self._seconds_before + time.time() - self._started
         values = {
             "step": self.optimizer_step,
@@ -200,16 +361,7 @@ class ASRBrain(sb.Brain):
             self._log_epoch(epoch, values)
         meta = {"ACC": accuracy, "WER": wer, "loss": valid_loss, "epoch": epoch}
         meta = {name: value for name, value in meta.items() if value is not None}
-        metric = self.hparams.avg_metric
-        higher_is_better = AVERAGED_BY[metric] == "max_key"
-        self.checkpointer.save_and_keep_only(
-            meta=meta,
-            num_to_keep=self.hparams.avg_checkpoints,
-            max_keys=[metric] if higher_is_better else [],
-            min_keys=[] if higher_is_better else [metric],
-            importance_keys=[],  # SpeechBrain's default is one list that grows with every save
-            verbosity=logging.DEBUG,
-        )
+        self._save_checkpoint(meta, end_of_epoch=True)
 
     def _log_epoch(self, epoch, values):
         epochs = self.hparams.number_of_epochs
@@ -258,7 +410,7 @@ class ASRBrain(sb.Brain):
         load_average(self.checkpointer, self.hparams.avg_metric, self.hparams.avg_checkpoints)
         self._averaged = True
 
-    def score(self, name, dataset, loader_kwargs):
+    def score(self, name, loader):
         """Decodes a test set; its scores. Hypotheses and alignments go into files of their own.
 
         Encoded in chunks of 16 frames with 2 to the left, "test" becomes "test_chunk16_left2".
@@ -267,23 +419,23 @@ class ASRBrain(sb.Brain):
         ---------
         name : str
             Of the test set.
-        dataset : DynamicItemDataset
-        loader_kwargs : dict
+        loader : torch.utils.data.DataLoader
+            As `data.test_loader` makes it.
 
         Returns
         -------
         summarymixing.scoring.metrics.Scores
         """
-        self.evaluate(dataset, test_loader_kwargs=loader_kwargs)
+        self.evaluate(loader)
         chunks = self.chunks(sb.Stage.TEST)
         if chunks is not None:
             left = chunks.left_context_size
             name += f"_chunk{chunks.chunk_size}" + ("" if left is None else f"_left{left}")
-        self.scores[name] = metrics.score(self.references, self.hypotheses)
+        self.scores[name] = metrics.score(self.totals.references, self.totals.hypotheses)
         if if_main_process():
-            lines = [f"{i}\t{text}" for i, text in sorted(self.hypotheses.items())]
+            lines = [f"{i}\t{text}" for i, text in sorted(self.totals.hypotheses.items())]
             self._write(f"hypotheses_{name}.txt", "\n".join(lines))
-            report = metrics.alignment_report(self.references, self.hypotheses)
+            report = metrics.alignment_report(self.totals.references, self.totals.hypotheses)
             self._write(f"alignments_{name}.txt", report)
         return self.scores[name]
 

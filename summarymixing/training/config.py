@@ -16,6 +16,7 @@ from summarymixing.errors import InputError
 MAY_CHANGE = (
     "data_folder output_folder number_of_epochs epoch_counter threads tensorboard num_workers "
     "precision eval_precision grad_accumulation_factor batch_seconds max_batch_utterances "
+    "global_batch_seconds max_unread ckpt_interval_minutes ckpt_interval_steps "
     "valid_batch_size valid_search_interval valid_search test_search valid_beam_size "
     "test_beam_size test_ctc_weight temperature lm_file lm_weight avg_checkpoints avg_metric "
     "max_symbols_per_frame valid_chunk_size valid_left_context test_chunk_size test_left_context"

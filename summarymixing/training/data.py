@@ -3,11 +3,14 @@
 import csv
 import logging
 import os
+from typing import NamedTuple
 
+import numpy as np
 import torch
-from speechbrain.dataio.dataset import DynamicItemDataset
-from speechbrain.dataio.sampler import DynamicBatchSampler
+from speechbrain.dataio.batch import PaddedBatch
 from speechbrain.utils.distributed import if_main_process
+from speechbrain.utils.seed import seed_everything
+from torch.utils.data import DataLoader, Dataset
 
 from summarymixing.dataio import manifests
 from summarymixing.errors import InputError
@@ -15,50 +18,97 @@ from summarymixing.errors import InputError
 logger = logging.getLogger(__name__)
 
 NAMED = 20  # left-out utterances that are named in the log; the file has them all
+_PATIENCE = 600  # seconds for a batch: a disk that hangs ends the run instead of hanging it
 
 
-def dataset(rows, tokenizer, sample_rate=16000, speed_perturb=None):
-    """A SpeechBrain data set of utterances.
+class Utterances(Dataset):
+    """The utterances of a manifest, each read when it is asked for.
+
+    Items have id, wrd (str), sig (samples,), tokens_bos and tokens_eos (LongTensor). What is drawn
+    for an utterance depends on the seed, the epoch and its index alone, not on the data worker.
 
     Arguments
     ---------
-    rows : list of dict
-        Rows of a manifest.
+    rows : summarymixing.dataio.manifests.Manifest
     tokenizer : sentencepiece.SentencePieceProcessor
     sample_rate : int
         Audio of any other rate is resampled.
     speed_perturb : callable, optional
-        Applied to (1, samples) in the data workers, anew each time an utterance is read.
+        Applied to (1, samples).
+    seed : int
+    may_fail : bool
+        Give an `Unread` for an utterance that cannot be read instead of raising.
 
-    Returns
-    -------
-    DynamicItemDataset
-        Items: id, wrd (str), sig (samples,), tokens_bos and tokens_eos (LongTensor).
+    Raises
+    ------
+    InputError
+        When an item cannot be read, or has samples that are no numbers.
     """
 
-    by_id = {row["ID"]: row for row in rows}
+    def __init__(
+        self, rows, tokenizer, sample_rate=16000, speed_perturb=None, seed=0, may_fail=False
+    ):
+        self.rows = rows
+        self.tokenizer = tokenizer
+        self.sample_rate = sample_rate
+        self.speed_perturb = speed_perturb
+        self.seed = seed
+        self.may_fail = may_fail
+        self.epoch = 0
 
-    def read(id_):
-        sig = manifests.read_audio(by_id[id_], sample_rate)
-        return sig if speed_perturb is None else speed_perturb(sig.unsqueeze(0)).squeeze(0)
+    def __len__(self):
+        return len(self.rows)
 
-    def tokens(text):
-        ids = tokenizer.encode(text)
-        yield torch.tensor([tokenizer.bos_id(), *ids])
-        yield torch.tensor([*ids, tokenizer.eos_id()])
+    def __getitem__(self, index):
+        row = self.rows[index]
+        try:
+            sig = manifests.read_audio(row, self.sample_rate)
+            if not sig.isfinite().all():
+                raise InputError(f"{row['wav']}: the audio has samples that are no numbers (NaN)")
+        except (InputError, OSError) as error:
+            if not self.may_fail:
+                raise
+            return Unread(row["ID"], str(error))
+        if self.speed_perturb is not None:
+            seed_everything(seed_of(self.seed, self.epoch, index), verbose=False)
+            sig = self.speed_perturb(sig.unsqueeze(0)).squeeze(0)
+        ids = self.tokenizer.encode(row["wrd"])
+        return {
+            "id": row["ID"],
+            "wrd": row["wrd"],
+            "sig": sig,
+            "tokens_bos": torch.tensor([self.tokenizer.bos_id(), *ids]),
+            "tokens_eos": torch.tensor([*ids, self.tokenizer.eos_id()]),
+        }
 
-    return DynamicItemDataset(
-        by_id,
-        dynamic_items=[
-            {"func": read, "takes": "id", "provides": "sig"},
-            {"func": tokens, "takes": "wrd", "provides": ["tokens_bos", "tokens_eos"]},
-        ],
-        output_keys=["id", "sig", "wrd", "tokens_bos", "tokens_eos"],
-    )
+
+class Unread(NamedTuple):
+    """An utterance that could not be read, and why."""
+
+    id: str
+    reason: str
+
+
+def seed_of(*numbers):
+    """A seed for the draws that belong to some numbers: seed, epoch, and place.
+
+    Example
+    -------
+    >>> seed_of(1, 2, 3) == seed_of(1, 2, 3) != seed_of(1, 3, 2)
+    True
+    """
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
+
+
+def collate(items):
+    """What could be read as a `PaddedBatch`, or None if that is nothing, and what could not."""
+    unread = [item for item in items if isinstance(item, Unread)]
+    read = [item for item in items if not isinstance(item, Unread)]
+    return PaddedBatch(read) if read else None, unread
 
 
 def trainable(rows, tokenizer, frames, report, max_seconds=None):
-    """The rows that training can learn from; the others are named, counted and left out.
+    """Which rows training can learn from; the others are named, counted and left out.
 
     Left out are utterances with characters that the tokenizer does not know, with more labels than
     the encoder has frames (their CTC loss is infinite, and SpeechBrain's sets it to zero without a
@@ -66,8 +116,7 @@ def trainable(rows, tokenizer, frames, report, max_seconds=None):
 
     Arguments
     ---------
-    rows : list of dict
-        Rows of a manifest.
+    rows : summarymixing.dataio.manifests.Manifest
     tokenizer : sentencepiece.SentencePieceProcessor
     frames : callable
         Seconds of audio → encoder frames.
@@ -77,10 +126,11 @@ def trainable(rows, tokenizer, frames, report, max_seconds=None):
 
     Returns
     -------
-    list of dict
+    list of int
+        Which rows.
     """
     kept, dropped = [], []
-    for row in rows:
+    for index, row in enumerate(rows):
         ids = tokenizer.encode(row["wrd"])
         seconds = float(row["duration"])
         # CTC needs a blank between two equal labels.
@@ -95,7 +145,7 @@ def trainable(rows, tokenizer, frames, report, max_seconds=None):
         elif needed > frames(seconds):
             reason = f"{needed} labels and only {frames(seconds)} frames in {seconds:.2f} s"
         else:
-            kept.append(row)
+            kept.append(index)
             continue
         dropped.append({"ID": row["ID"], "wav": row["wav"], "reason": reason})
     if os.path.exists(report) and if_main_process():
@@ -118,43 +168,39 @@ def trainable(rows, tokenizer, frames, report, max_seconds=None):
     return kept
 
 
-def train_loader(rows, batch_seconds, max_batch_utterances, num_buckets, num_workers, seed):
-    """Arguments of a training loader with dynamic batches that are drawn anew every epoch.
+def train_loader(dataset, batches, num_workers):
+    """A loader of (`PaddedBatch` or None, list of `Unread`).
 
     Arguments
     ---------
-    rows : list of dict
-        Rows of a manifest, in the data set's order.
-    batch_seconds : float
-        Audio in a batch at most, padding included.
-    max_batch_utterances : int
-    num_buckets : int
-        Groups of similar duration.
+    dataset : Utterances
+    batches : summarymixing.training.batches.Batches
     num_workers : int
-    seed : int
 
     Returns
     -------
-    dict
-        For `Brain.fit(train_loader_kwargs=...)`.
+    torch.utils.data.DataLoader
     """
-    durations = [float(row["duration"]) for row in rows]
-    sampler = DynamicBatchSampler(
-        rows,
-        max_batch_length=batch_seconds,
-        num_buckets=num_buckets,
-        lengths_list=durations,
-        max_batch_ex=max_batch_utterances,
-        shuffle=True,
-        batch_ordering="random",
-        seed=seed,
+    return DataLoader(
+        dataset,
+        batch_sampler=batches,
+        collate_fn=collate,
+        num_workers=num_workers,
+        timeout=_PATIENCE if num_workers else 0,
     )
-    return {"batch_sampler": sampler, "num_workers": num_workers}
 
 
-def read_manifest(path, longest_first=False):
-    """Rows of a manifest; longest first, a progress bar never slows down towards the end."""
-    rows = manifests.read(path)
-    if longest_first:
-        rows = sorted(rows, key=lambda row: -float(row["duration"]))
-    return rows
+def test_loader(dataset, batch_size, num_workers, rank=0, world_size=1):
+    """A loader of `PaddedBatch` over the share of one process, longest utterances first.
+
+    Longest first, a progress bar never slows down towards the end.
+    """
+    longest_first = np.argsort(-dataset.rows.durations, kind="stable")
+    share = longest_first[rank::world_size].tolist()
+    return DataLoader(
+        dataset,
+        batch_sampler=[share[i : i + batch_size] for i in range(0, len(share), batch_size)],
+        collate_fn=PaddedBatch,
+        num_workers=min(num_workers, 1),
+        timeout=_PATIENCE if num_workers else 0,
+    )

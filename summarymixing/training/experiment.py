@@ -8,13 +8,14 @@ import warnings
 
 import speechbrain as sb
 import torch
-from speechbrain.utils.checkpoints import Checkpointer
 from speechbrain.utils.distributed import ddp_barrier, ddp_init_group, if_main_process, run_on_main
 
 from summarymixing.dataio import tokenizer as tokenizers
+from summarymixing.dataio.manifests import read
 from summarymixing.errors import InputError, said_in_one_line
 from summarymixing.training import config, data, results
-from summarymixing.training.checkpoints import recoverable_model
+from summarymixing.training.batches import Batches, accumulation
+from summarymixing.training.checkpoints import WholeCheckpointer, recoverable_model
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +27,8 @@ REQUIRED = (
     "opt_class lr_schedule valid_search test_search"
 ).split()
 OPTIONAL = (
-    "tokenizer_file max_seconds threads speed_perturb fea_augment dynchunktrain_config_sampler"
+    "tokenizer_file max_seconds threads speed_perturb fea_augment dynchunktrain_config_sampler "
+    "global_batch_seconds max_unread"
 ).split()
 
 
@@ -74,43 +76,45 @@ def run(brain_class, argv):
         manifests.update(hparams["prepare"](manifest_folder=os.path.join(folder, "manifests")))
 
     run_on_main(prepare, post_func=prepare)  # the other processes find the work done
-    train_rows = data.read_manifest(manifests["train"])
+    rows = {name: read(path) for name, path in manifests.items()}
+    train_rows = rows.pop("train")
     tokenizer = _tokenizer(hparams, train_rows)
 
     brain = _brain(brain_class, hparams, run_opts, tokenizer)
-    train_rows = data.trainable(
-        train_rows,
+    report = os.path.join(folder, "left_out_of_training.csv")
+    frames = _frames(hparams)
+    kept = data.trainable(train_rows, tokenizer, frames, report, hparams.get("max_seconds"))
+    train_set = data.Utterances(
+        train_rows.select(kept),
         tokenizer,
-        _frames(hparams),
-        os.path.join(folder, "left_out_of_training.csv"),
-        hparams.get("max_seconds"),
+        hparams["sample_rate"],
+        hparams.get("speed_perturb"),
+        hparams["seed"],
+        may_fail=True,
     )
-    rate = hparams["sample_rate"]
-    tests = {
-        name: data.dataset(data.read_manifest(path, longest_first=True), tokenizer, rate)
-        for name, path in manifests.items()
-        if name != "train"
-    }
-    valid_loader = {
-        "batch_size": hparams["valid_batch_size"],
-        "num_workers": min(hparams["num_workers"], 1),
-    }
-    brain.fit(
-        hparams["epoch_counter"],
-        data.dataset(train_rows, tokenizer, rate, hparams.get("speed_perturb")),
-        tests["valid"],
-        train_loader_kwargs=data.train_loader(
-            train_rows,
-            hparams["batch_seconds"],
-            hparams["max_batch_utterances"],
-            hparams["num_buckets"],
+    share = {"rank": 0, "world_size": 1}
+    if torch.distributed.is_initialized():
+        distributed = torch.distributed
+        share = {"rank": distributed.get_rank(), "world_size": distributed.get_world_size()}
+    loaders = {
+        name: data.test_loader(
+            data.Utterances(set_, tokenizer, hparams["sample_rate"]),
+            hparams["valid_batch_size"],
             hparams["num_workers"],
-            hparams["seed"],
-        ),
-        valid_loader_kwargs=dict(valid_loader),
-    )
-    for name, dataset in tests.items():
-        brain.score(name, dataset, dict(valid_loader))
+            **share,
+        )
+        for name, set_ in rows.items()
+    }
+    with brain.preemption.handled():
+        brain.fit(
+            hparams["epoch_counter"],
+            data.train_loader(
+                train_set, _batches(brain, hparams, train_set, share), hparams["num_workers"]
+            ),
+            loaders["valid"],
+        )
+        for name, loader in loaders.items():
+            brain.score(name, loader)
     content = _finish(brain, hparams) if if_main_process() else None
     ddp_barrier()
     if torch.distributed.is_initialized():
@@ -167,7 +171,7 @@ def _tokenizer(hparams, train_rows):
 
 def _brain(brain_class, hparams, run_opts, tokenizer):
     modules = hparams["model"]["modules"]
-    checkpointer = Checkpointer(
+    checkpointer = WholeCheckpointer(
         os.path.join(hparams["output_folder"], "save"),
         recoverables={
             "model": recoverable_model(modules),
@@ -184,6 +188,23 @@ def _brain(brain_class, hparams, run_opts, tokenizer):
     )
     brain.tokenizer = tokenizer
     return brain
+
+
+def _batches(brain, hparams, train_set, share):
+    accumulated = brain.grad_accumulation_factor
+    if hparams.get("global_batch_seconds"):
+        accumulated = accumulation(
+            hparams["global_batch_seconds"], hparams["batch_seconds"], share["world_size"]
+        )
+    return Batches(
+        train_set.rows.durations,
+        hparams["batch_seconds"],
+        hparams["max_batch_utterances"],
+        hparams["num_buckets"],
+        hparams["seed"],
+        accumulated,
+        **share,
+    )
 
 
 def _frames(hparams):
@@ -220,7 +241,8 @@ def _finish(brain, hparams):
     content = results.write_results(path, brain.scores, **facts)
     last = list(brain.scores)[-1]
     print(f"\n{results.table(content)}\n")
-    print(f"Examples from {last}:\n{results.examples(brain.references, brain.hypotheses)}\n")
+    examples = results.examples(brain.totals.references, brain.totals.hypotheses)
+    print(f"Examples from {last}:\n{examples}\n")
     print(f"Learning curve:  {os.path.join(folder, 'curve.png')}")
     print(f"Alignments:      {os.path.join(folder, f'alignments_{last}.txt')}")
     print(f"Results:         {os.path.join(folder, 'results.json')}")

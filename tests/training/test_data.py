@@ -4,10 +4,13 @@ import os
 import pytest
 import soundfile
 import torch
+from speechbrain.augment.time_domain import SpeedPerturb
 
+from summarymixing.dataio import manifests
 from summarymixing.dataio import tokenizer as tokenizers
 from summarymixing.errors import InputError
 from summarymixing.training import data
+from summarymixing.training.batches import Batches
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +31,7 @@ def test_untrainable_rows_are_named(tokenizer, tmp_path, caplog):
     ]
     report = tmp_path / "left_out.csv"
     kept = data.trainable(rows, tokenizer, lambda s: int(25 * s), str(report), max_seconds=5)
-    assert [row["ID"] for row in kept] == ["good"]
+    assert kept == [0]
     with open(report) as file:
         reasons = {row["ID"]: row["reason"] for row in csv.DictReader(file)}
     assert "max_seconds=5" in reasons["long"]
@@ -42,7 +45,7 @@ def test_untrainable_rows_are_named(tokenizer, tmp_path, caplog):
 def test_frames_are_counted_as_ctc_needs_them(tokenizer, tmp_path):
     report = str(tmp_path / "report.csv")
     rows = [_row("a", 1.0, "AAB")]  # ▁ A (blank) A B: five frames
-    assert data.trainable(rows, tokenizer, lambda s: 5, report) == rows
+    assert data.trainable(rows, tokenizer, lambda s: 5, report) == [0]
     assert not os.path.exists(report)
     with pytest.raises(InputError, match="no utterance is left"):
         data.trainable(rows, tokenizer, lambda s: 4, report)
@@ -70,22 +73,6 @@ def test_frames_needed_agree_with_the_loss(tokenizer, tmp_path, text):
         data.trainable(rows, tokenizer, lambda s: needed - 1, report)
 
 
-def test_batches_are_drawn_anew_every_epoch():
-    rows = [_row(str(i), 1 + i % 7, "ONE") for i in range(200)]
-    sampler = data.train_loader(rows, 20, 8, 4, 0, seed=1)["batch_sampler"]
-    epochs = []
-    for epoch in (1, 2, 1):
-        sampler.set_epoch(epoch)
-        epochs.append([tuple(batch) for batch in sampler])
-        assert sorted(i for batch in epochs[-1] for i in batch) == list(range(200))
-    assert epochs[0] == epochs[2]
-    assert {frozenset(b) for b in epochs[0]} != {frozenset(b) for b in epochs[1]}
-    durations = [1 + i % 7 for i in range(200)]
-    for batch in epochs[0]:
-        assert len(batch) <= 8
-        assert max(durations[i] for i in batch) * len(batch) <= 20 or len(batch) == 1
-
-
 def test_segments_are_read_as_such(tokenizer, tmp_path):
     samples = torch.randint(-9999, 9999, (16000,), dtype=torch.int16)
     path = str(tmp_path / "a.wav")
@@ -95,7 +82,85 @@ def test_segments_are_read_as_such(tokenizer, tmp_path):
         {**_row("all", 1.0, "TWO"), "wav": path, "start": None, "stop": None},
         {**_row("plain", 1.0, "TWO"), "wav": path},
     ]
-    utterances = data.dataset(rows, tokenizer)
+    utterances = data.Utterances(rows, tokenizer)
     assert torch.equal(utterances[0]["sig"] * 32768, samples[8000:12000].float())
     for i in (1, 2):
         assert torch.equal(utterances[i]["sig"] * 32768, samples.float())
+
+
+@pytest.fixture
+def rows(tmp_path):
+    """A manifest of six utterances of noise, the third one's audio damaged."""
+    table = [["ID", "duration", "wav", "spk_id", "wrd"]]
+    for i, seconds in enumerate([0.3, 0.5, 0.2, 0.4, 0.1, 0.6]):
+        path = tmp_path / f"u{i}.wav"
+        soundfile.write(path, 0.1 * torch.randn(int(16000 * seconds)).numpy(), 16000)
+        table.append([f"u{i}", seconds, path, "s", "ONE TWO"])
+    broken = tmp_path / "u2.wav"
+    broken.write_bytes(broken.read_bytes()[:1000])
+    with open(tmp_path / "train.csv", "w", newline="") as file:
+        csv.writer(file).writerows(table)
+    return manifests.read(tmp_path / "train.csv")
+
+
+def test_what_is_drawn_depends_on_utterance_and_epoch_alone(rows, tokenizer):
+    speed = SpeedPerturb(16000, speeds=[80, 90, 100, 110, 120])
+
+    def epoch(number, workers, start=0):
+        dataset = data.Utterances(rows.select([0, 1, 3, 4, 5]), tokenizer, 16000, speed, 7)
+        batches = Batches(dataset.rows.durations, 1, 2, 2, seed=1)
+        batches.set_epoch(number, start)
+        dataset.epoch = number
+        torch.manual_seed(workers)
+        loader = data.train_loader(dataset, batches, workers)
+        return {
+            name: sig
+            for batch, _ in loader
+            for name, sig in zip(batch.id, batch.sig.data, strict=True)
+        }
+
+    first, again, later, other = epoch(1, 0), epoch(1, 2), epoch(1, 0, start=1), epoch(2, 0)
+    assert first.keys() == again.keys() > later.keys()
+    for name in first:
+        assert torch.equal(first[name], again[name])
+    for name in later:
+        assert torch.equal(first[name], later[name])
+    assert any(
+        len(first[name]) != len(other[name]) or not torch.equal(first[name], other[name])
+        for name in first
+    )
+
+
+def test_unreadable_audio_costs_the_utterance_in_training_and_is_an_error_elsewhere(
+    rows, tokenizer
+):
+    train = data.Utterances(rows, tokenizer, may_fail=True)
+    batch, unread = data.collate([train[1], train[2], train[3]])
+    assert batch.id == ["u1", "u3"]
+    assert [failure.id for failure in unread] == ["u2"]
+    assert "u2.wav" in unread[0].reason
+    assert data.collate([train[2]])[0] is None
+    assert data.collate([]) == (None, [])
+    with pytest.raises(InputError, match="u2.wav"):
+        data.Utterances(rows, tokenizer)[2]
+
+
+def test_samples_that_are_no_numbers_are_unreadable(rows, tokenizer, tmp_path):
+    samples = torch.zeros(1600)
+    samples[800] = torch.nan
+    soundfile.write(tmp_path / "u0.wav", samples.numpy(), 16000, subtype="FLOAT")
+    assert "NaN" in data.Utterances(rows, tokenizer, may_fail=True)[0].reason
+
+
+@pytest.mark.parametrize("size", [1, 2, 4])
+def test_processes_share_a_test_set(rows, tokenizer, size):
+    rows = rows.select([0, 1, 3, 4, 5])
+    seen = []
+    for rank in range(size):
+        loader = data.test_loader(data.Utterances(rows, tokenizer), 2, 0, rank, size)
+        ids = [batch.id for batch in loader]
+        assert all(len(batch) <= 2 for batch in ids)
+        seen += [name for batch in ids for name in batch]
+    assert sorted(seen) == ["u0", "u1", "u3", "u4", "u5"]
+    if size == 1:
+        assert seen == ["u5", "u1", "u3", "u0", "u4"]  # longest first
