@@ -78,7 +78,12 @@ def an4_folder():
 
 
 @pytest.fixture
-def tiny():
+def tiny(tiny_command):
+    return tiny_command
+
+
+@pytest.fixture(scope="session")
+def tiny_command():
     """The demo's recipe as a command line, cut down to a second or two: tiny(folder, **changes)."""
 
     def command(data_folder, output_folder, **changes):

@@ -145,6 +145,15 @@ class Batches(Sampler):
             return []
         return self._order[self._begins[place] : self._ends[place]].tolist()
 
+    def longest(self):
+        """The number of this process's batch with the most audio, padding included."""
+
+        def padded(number):
+            batch = self.batch(number)
+            return len(batch) * self.durations[batch].max(initial=0)
+
+        return max(range(len(self)), key=padded)
+
     def place(self, number):
         """The epoch, and the place in it of a batch of this process among those of all."""
         return self.epoch, number * self.world_size + self.rank

@@ -135,10 +135,14 @@ class ASRBrain(sb.Brain):
 
     # Training loop
 
+    @property
+    def batches(self):
+        """The plan of the current epoch."""
+        return self.train_loader.batch_sampler
+
     def fit(self, epoch_counter, train_set, valid_set=None, **kwargs):
         """As SpeechBrain's; `train_set` is a loader over `Batches`, see `training.data`."""
-        self._train_loader = train_set
-        self.batches = train_set.batch_sampler
+        self.train_loader = train_set
         with self.preemption.deferred():
             super().fit(epoch_counter, train_set, valid_set, **kwargs)
 
@@ -164,7 +168,7 @@ class ASRBrain(sb.Brain):
     def on_stage_start(self, stage, epoch=None):
         if stage == sb.Stage.TRAIN:
             self.batches.set_epoch(epoch, start=self.step)
-            self._train_loader.dataset.epoch = epoch
+            self.train_loader.dataset.epoch = epoch
             self.trained = True
             self.unread = 0
         self.totals = Totals()

@@ -13,7 +13,7 @@ from speechbrain.utils.distributed import ddp_barrier, ddp_init_group, if_main_p
 from summarymixing.dataio import tokenizer as tokenizers
 from summarymixing.dataio.manifests import read
 from summarymixing.errors import InputError, said_in_one_line
-from summarymixing.training import config, data, results
+from summarymixing.training import config, data, rehearsal, results
 from summarymixing.training.batches import Batches, accumulation
 from summarymixing.training.checkpoints import WholeCheckpointer, recoverable_model
 
@@ -30,6 +30,12 @@ OPTIONAL = (
     "tokenizer_file max_seconds threads speed_perturb fea_augment dynchunktrain_config_sampler "
     "global_batch_seconds max_unread"
 ).split()
+
+USAGE = """usage: train.py RECIPE.yaml --data_folder=... [--key=value ...] [--dry_run]
+
+Every key at the top of the recipe's YAML is an option. --dry_run trains, validates and tests for
+two steps and says what the real run would take. What follows are SpeechBrain's own options.
+"""
 
 
 def main(brain_class, argv=None):
@@ -52,6 +58,10 @@ def main(brain_class, argv=None):
 
 def run(brain_class, argv):
     """As `main`, with `InputError` raised; returns the content of `results.json`."""
+    if not {"-h", "--help"}.isdisjoint(argv):
+        print(USAGE)
+    rehearsing = "--dry_run" in argv
+    argv = [argument for argument in argv if argument != "--dry_run"]
     hparams_file, run_opts, overrides = sb.parse_arguments(argv)
     ddp_init_group(run_opts)
     hparams = config.load(hparams_file, overrides)
@@ -105,21 +115,19 @@ def run(brain_class, argv):
         )
         for name, set_ in rows.items()
     }
+    train_loader = data.train_loader(
+        train_set, _batches(brain, hparams, train_set, share), hparams["num_workers"]
+    )
+    if rehearsing:
+        lines = rehearsal.rehearse(brain, train_loader, loaders)
+        if if_main_process():
+            print("\n".join(["", *lines]))
+        return _end()
     with brain.preemption.handled():
-        brain.fit(
-            hparams["epoch_counter"],
-            data.train_loader(
-                train_set, _batches(brain, hparams, train_set, share), hparams["num_workers"]
-            ),
-            loaders["valid"],
-        )
+        brain.fit(hparams["epoch_counter"], train_loader, loaders["valid"])
         for name, loader in loaders.items():
             brain.score(name, loader)
-    content = _finish(brain, hparams) if if_main_process() else None
-    ddp_barrier()
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
-    return content
+    return _end(_finish(brain, hparams) if if_main_process() else None)
 
 
 def check(brain_class, path, hparams):
@@ -188,6 +196,14 @@ def _brain(brain_class, hparams, run_opts, tokenizer):
     )
     brain.tokenizer = tokenizer
     return brain
+
+
+def _end(content=None):
+    ddp_barrier()
+    if torch.distributed.is_initialized():
+        # Without it, processes on gloo sometimes abort after all is done.
+        torch.distributed.destroy_process_group()
+    return content
 
 
 def _batches(brain, hparams, train_set, share):

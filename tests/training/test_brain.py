@@ -1,5 +1,7 @@
 """The shared Brain's own steps."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from speechbrain.dataio.batch import PaddedBatch
@@ -65,7 +67,7 @@ def test_normalisation_sees_the_valid_frames_only(brain):
 def fed(brain, tmp_path):
     """The brain in its first epoch, and a batch."""
     brain.tokenizer = tokenizers.train_or_load(None, lambda: ["ONE TWO THREE"], None, "char")
-    brain.batches = Batches([1.0, 1.0], 10, 2, 1, seed=1)
+    brain.train_loader = SimpleNamespace(batch_sampler=Batches([1.0, 1.0], 10, 2, 1, seed=1))
     brain.step = 1
     brain.modules.train()
     items = [

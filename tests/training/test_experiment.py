@@ -226,3 +226,20 @@ def test_bad_test_audio_is_an_error(dirty, tiny, tmp_path, capsys):
     victim = sorted((folder / "test-synthetic").rglob("*.flac"))[0]
     victim.write_bytes(victim.read_bytes()[:2000])
     refused(tiny(folder, tmp_path / "run"), capsys, victim.name)
+
+
+def test_dry_run_says_what_the_run_would_take_and_leaves_no_training(
+    corpus, tiny, tmp_path, capsys
+):
+    folder = tmp_path / "run"
+    command = tiny(corpus, folder, number_of_epochs=7, grad_accumulation_factor=2, batch_seconds=6)
+    assert run([*command, "--dry_run"]) is None
+    shown = capsys.readouterr().out
+    steps = -(-batches_of(folder) // 2)
+    for part in (f"7 epochs, {7 * steps} steps", "longest batch", "decoding test-synthetic", "MB"):
+        assert part in shown
+    assert {path.name for path in folder.iterdir()} <= {
+        *("manifests", "tokenizer.model", "hyperparams.yaml", "log.txt", "experiment.py", "save"),
+    }
+    assert not list((folder / "save").glob("*"))
+    run(tiny(corpus, folder))  # and the real run finds what was prepared

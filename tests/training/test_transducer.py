@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import speechbrain as sb
@@ -154,7 +155,9 @@ def test_brain_learns_a_batch(tiny_transducer, tmp_path):
     brain = make_brain(hparams)
     brain.modules.train()
     batch = make_batch()
-    brain.batches = Batches([1.0] * len(batch), 10, len(batch), 1, seed=1)
+    brain.train_loader = SimpleNamespace(
+        batch_sampler=Batches([1.0] * len(batch), 10, len(batch), 1, seed=1)
+    )
     brain.step = 1
     losses = [float(brain.fit_batch((batch, []))) for _ in range(30)]
     assert losses[-1] < 0.6 * losses[0], losses
