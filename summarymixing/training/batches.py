@@ -4,7 +4,12 @@ All of it is a function of the seed and the epoch, so that a resumed run finds i
 counting, and another number of processes shares out the same batches.
 """
 
+import json
+import logging
+import zlib
+
 import numpy as np
+from speechbrain.utils.checkpoints import mark_as_loader, mark_as_saver, register_checkpoint_hooks
 from torch.utils.data import Sampler
 
 from summarymixing.errors import InputError
@@ -33,6 +38,10 @@ def accumulation(global_seconds, batch_seconds, world_size):
     return count
 
 
+logger = logging.getLogger(__name__)
+
+
+@register_checkpoint_hooks
 class Batches(Sampler):
     """Batches of similar durations, drawn anew every epoch and shared out over processes.
 
@@ -92,6 +101,7 @@ class Batches(Sampler):
         self.seed = seed
         self.accumulation = accumulation
         self.rank, self.world_size = rank, world_size
+        self._saved = None
         self.set_epoch(1)
 
     def set_epoch(self, epoch, start=0):
@@ -157,6 +167,43 @@ class Batches(Sampler):
     def place(self, number):
         """The epoch, and the place in it of a batch of this process among those of all."""
         return self.epoch, number * self.world_size + self.rank
+
+    # A checkpoint within an epoch counts the batches that are done. Later on there may be another
+    # number of processes, or other batches.
+
+    @mark_as_saver
+    def _save(self, path):
+        with open(path, "w", encoding="utf-8") as file:
+            json.dump({"plan": self._plan(), "world_size": self.world_size}, file)
+
+    @mark_as_loader
+    def _load(self, path, end_of_epoch):
+        with open(path, encoding="utf-8") as file:
+            self._saved = json.load(file)
+
+    def _plan(self):
+        """What the batches of an epoch follow from."""
+        limits = [self.batch_seconds, self.max_batch_utterances, self.num_buckets, self.seed]
+        return [zlib.crc32(self.durations.tobytes()), *limits]
+
+    def resumed(self, done):
+        """Batches of this process that are done, when `done` were on each when it was saved.
+
+        Where the batches are others now, or would end within a step, the epoch begins again.
+        """
+        if self._saved is None or done == 0:
+            return done
+        places = done * self._saved["world_size"]
+        whole = places >= len(self._ends)
+        now = len(self) if whole else places // self.world_size
+        per_step = self.accumulation * self.world_size
+        if self._saved["plan"] == self._plan() and (whole or places % per_step == 0):
+            return now
+        logger.warning(
+            "the batches are others than those of the checkpoint, which was within an epoch: "
+            "the epoch begins again"
+        )
+        return 0
 
     def ends_step(self, number):
         """Whether the optimizer steps after the batch of this number (from 0)."""

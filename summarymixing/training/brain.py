@@ -155,9 +155,16 @@ class ASRBrain(sb.Brain):
                 module.broadcast_buffers = False
 
     def on_fit_start(self):
-        if self.checkpointer is not None and if_main_process():
-            self.checkpointer.remove_unfinished()
+        if self.checkpointer is not None:
+            self.checkpointer.add_recoverable("batches", self.batches, optional_load=True)
+            if if_main_process():
+                self.checkpointer.remove_unfinished()
         super().on_fit_start()
+        # The plan of the epoch that is resumed, whose batches are counted.
+        self.batches.set_epoch(self.hparams.epoch_counter.current + 1)
+        self.step = self.batches.resumed(self.step)
+        if self.step == 0:
+            self.avg_train_loss = 0.0
         self._started = time.time()
         done = [row["seconds"] for row in self._curve() if row["seconds"]]
         self._seconds_before = done[-1] if done else 0.0

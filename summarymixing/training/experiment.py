@@ -209,6 +209,11 @@ def _end(content=None):
 def _batches(brain, hparams, train_set, share):
     accumulated = brain.grad_accumulation_factor
     if hparams.get("global_batch_seconds"):
+        if accumulated != 1:
+            raise InputError(
+                f"grad_accumulation_factor={accumulated} follows from global_batch_seconds="
+                f"{hparams['global_batch_seconds']} in this recipe: set that, or make it null"
+            )
         accumulated = accumulation(
             hparams["global_batch_seconds"], hparams["batch_seconds"], share["world_size"]
         )

@@ -1,5 +1,6 @@
 """`--dry_run`: two steps of everything, and what the real run would take."""
 
+import logging
 import os
 import tempfile
 import time
@@ -82,7 +83,7 @@ def _evaluate(brain, name, loader):
 
 
 def _checkpoint_bytes(brain, folder):
-    brain.checkpointer.save_checkpoint()
+    brain.checkpointer.save_checkpoint(verbosity=logging.DEBUG)
     files = (os.path.join(path, name) for path, _, names in os.walk(folder) for name in names)
     return sum(map(os.path.getsize, files))
 
@@ -101,7 +102,7 @@ def _report(brain, training, tests, size, peak):
     return [
         f"train: {len(batches.durations)} utterances, {seconds / 3600:.2f} h, "
         f"{batches.steps} steps an epoch of {seconds / batches.steps:.0f} s of speech "
-        f"({batches.world_size} processes x {batches.accumulation} batches)",
+        f"(processes: {batches.world_size}, batches accumulated: {batches.accumulation})",
         f"longest batch: {len(longest)} utterances of up to {max(rows.durations):.1f} s; "
         f"peak memory {peak / 1e9:.2f} GB",
         f"a step: {compute:.2f} s to compute, {read:.2f} s to read"

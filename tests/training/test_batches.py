@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from speechbrain.utils.checkpoints import Checkpointer
 
 from summarymixing.errors import InputError
 from summarymixing.training.batches import Batches, accumulation
@@ -85,6 +86,41 @@ def test_processes_share_the_same_steps(durations, size, count):
         assert ours == theirs
         assert gradient == pytest.approx(values[ours].mean(), rel=1e-12)
         assert gradient == pytest.approx(other, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("done", "then", "now", "expected"),
+    [
+        (6, {}, {}, 6),
+        (6, {}, {"accumulation": 3}, 6),
+        (6, {}, {"world_size": 2, "rank": 1}, 3),
+        (3, {"world_size": 2}, {"accumulation": 6}, 6),
+        (6, {}, {"accumulation": 4}, 0),  # would end within a step
+        (6, {}, {"max_batch_utterances": 7}, 0),
+        (6, {}, {"durations": "others"}, 0),
+    ],
+)
+def test_a_checkpoint_within_an_epoch_is_resumed_where_it_was(
+    durations, tmp_path, caplog, done, then, now, expected
+):
+    options = {"batch_seconds": 20, "max_batch_utterances": 8, "num_buckets": 4, "seed": 3}
+    saver = Checkpointer(tmp_path, {"batches": Batches(durations, **options | then)})
+    saver.save_checkpoint()
+    if now.pop("durations", None):
+        durations = durations[:-1]
+    batches = Batches(durations, **options | now)
+    Checkpointer(tmp_path, {"batches": batches}).recover_if_possible()
+    assert batches.resumed(done) == expected
+    assert ("begins again" in caplog.text) == (expected == 0)
+
+
+def test_a_checkpoint_after_all_batches_stays_after_all(durations, tmp_path):
+    alone = plan(durations)
+    Checkpointer(tmp_path, {"batches": alone}).save_checkpoint()
+    for size in (1, 2, 7):
+        batches = plan(durations, world_size=size)
+        Checkpointer(tmp_path, {"batches": batches}).recover_if_possible()
+        assert batches.resumed(len(alone)) == len(batches)
 
 
 def test_global_batch():
