@@ -16,14 +16,15 @@ from summarymixing.errors import InputError
 MAY_CHANGE = (
     "data_folder output_folder number_of_epochs epoch_counter threads tensorboard num_workers "
     "precision eval_precision grad_accumulation_factor batch_seconds max_batch_utterances "
-    "global_batch_seconds max_unread ckpt_interval_minutes ckpt_interval_steps "
+    "global_batch_seconds max_unread screen_audio facts_file ckpt_interval_minutes "
+    "ckpt_interval_steps "
     "valid_batch_size valid_search_interval valid_search test_search valid_beam_size "
     "test_beam_size test_ctc_weight temperature lm_file lm_weight avg_checkpoints avg_metric "
     "max_symbols_per_frame valid_chunk_size valid_left_context test_chunk_size test_left_context"
 ).split()
 
 
-def load(path, overrides=""):
+def load(path, overrides="", optional=()):
     """The hyperparameters of a recipe, every module built.
 
     Arguments
@@ -32,6 +33,8 @@ def load(path, overrides=""):
         A HyperPyYAML file.
     overrides : str or dict
         YAML that replaces values of the file, as SpeechBrain makes it from the command line.
+    optional : list of str
+        Keys that the overrides may have although the file has not.
 
     Returns
     -------
@@ -54,10 +57,10 @@ def load(path, overrides=""):
     {'width': 8, 'copy': 8}
     """
     overrides = _overrides(overrides)
-    _check_keys(path, overrides)
+    _check_keys(path, overrides, optional)
     try:
         with open(path, encoding="utf-8") as file:
-            return load_hyperpyyaml(file, overrides)
+            return load_hyperpyyaml(file, overrides, overrides_must_match=False)
     except Exception as error:  # YAML runs constructors of any kind: whatever fails is the user's
         raise InputError(f"{path}: {_explain(error)}") from error
 
@@ -104,7 +107,7 @@ def check_same_experiment(path, overrides, output_folder):
     with open(saved, encoding="utf-8") as file:
         before = _flat(ruamel.yaml.YAML().load(file))
     with open(path, encoding="utf-8") as file:
-        now = _flat(ruamel.yaml.YAML().load(resolve_references(file, _overrides(overrides))))
+        now = _flat(ruamel.yaml.YAML().load(resolve_references(file, _overrides(overrides), False)))
     # The recipe's own keys before those that they are handed on to.
     for key in sorted(before.keys() | now.keys(), key=lambda key: (key.count("."), key)):
         if before.get(key) != now.get(key):
@@ -152,10 +155,10 @@ def _compose(path):
     return {key.value: value for key, value in node.value}
 
 
-def _check_keys(path, overrides):
+def _check_keys(path, overrides, optional):
     """HyperPyYAML takes any key for a nested override: here it must stand in the fragment."""
     top = _compose(path)
-    _must_know(overrides, top, "command line", path)
+    _must_know(overrides, {**top, **dict.fromkeys(optional)}, "command line", path)
     for key, node in top.items():
         tag = str(node.tag or "")
         if not tag.startswith("!include:"):

@@ -1,6 +1,5 @@
 """Data sets and loaders from manifests: audio, speed perturbation, tokens, batches."""
 
-import csv
 import logging
 import os
 from typing import NamedTuple
@@ -8,11 +7,11 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from speechbrain.dataio.batch import PaddedBatch
-from speechbrain.utils.distributed import if_main_process
 from speechbrain.utils.seed import seed_everything
 from torch.utils.data import DataLoader, Dataset
 
 from summarymixing.dataio import manifests
+from summarymixing.dataio.screening import Limits, screen
 from summarymixing.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -107,65 +106,96 @@ def collate(items):
     return PaddedBatch(read) if read else None, unread
 
 
-def trainable(rows, tokenizer, frames, report, max_seconds=None):
-    """Which rows training can learn from; the others are named, counted and left out.
+def screened(
+    manifest,
+    tokenizer,
+    frames,
+    folder,
+    sample_rate=16000,
+    max_seconds=None,
+    decode=True,
+    facts=None,
+):
+    """What training can learn from; the rest is named, counted and left out.
 
-    Left out are utterances with characters that the tokenizer does not know, with more labels than
-    the encoder has frames (their CTC loss is infinite, and SpeechBrain's sets it to zero without a
-    word), and those longer than `max_seconds`.
+    Left out is what screening drops (see `dataio.screening`): damaged or silent audio, characters
+    that the tokenizer does not know, more labels than the encoder has frames (their CTC loss is
+    infinite, and SpeechBrain's sets it to zero without a word), and so on.
 
     Arguments
     ---------
-    rows : summarymixing.dataio.manifests.Manifest
+    manifest : summarymixing.dataio.manifests.Manifest
     tokenizer : sentencepiece.SentencePieceProcessor
     frames : callable
         Seconds of audio → encoder frames.
-    report : str
-        CSV file for the ones left out (ID, wav, reason), written if there are any.
+    folder : str
+        For the reports.
+    sample_rate : int
+        Other rates are noted.
     max_seconds : float, optional
+        Longer utterances are left out.
+    decode : bool
+        Whether to look at the audio, not only at the texts.
+    facts : str, optional
+        The file that remembers what was found out about audio; one in `folder` if left out.
 
     Returns
     -------
-    list of int
-        Which rows.
+    path : pathlib.Path
+        Of the manifest of what is left.
+
+    Raises
+    ------
+    InputError
+        If nothing is left.
     """
-    kept, dropped = [], []
-    for index, row in enumerate(rows):
-        ids = tokenizer.encode(row["wrd"])
-        seconds = float(row["duration"])
-        # CTC needs a blank between two equal labels.
-        needed = len(ids) + sum(a == b for a, b in zip(ids, ids[1:]))
-        if max_seconds is not None and seconds > max_seconds:
-            reason = f"{seconds:.2f} s is longer than max_seconds={max_seconds}"
-        elif tokenizer.unk_id() in ids:
-            unknown = [
-                c for c in dict.fromkeys(row["wrd"]) if tokenizer.unk_id() in tokenizer.encode(c)
-            ]
-            reason = f"characters that the tokenizer does not know: {' '.join(unknown)}"
-        elif needed > frames(seconds):
-            reason = f"{needed} labels and only {frames(seconds)} frames in {seconds:.2f} s"
-        else:
-            kept.append(index)
-            continue
-        dropped.append({"ID": row["ID"], "wav": row["wav"], "reason": reason})
-    if os.path.exists(report) and if_main_process():
-        os.remove(report)  # an earlier run's
-    for drop in dropped[:NAMED]:
-        logger.warning("left out of training: %(ID)s (%(wav)s): %(reason)s", drop)
-    if dropped and if_main_process():
-        with open(report, "w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, ["ID", "wav", "reason"])
-            writer.writeheader()
-            writer.writerows(dropped)
+    name = os.path.basename(manifest.path).removesuffix(".csv")
+    screening = screen(
+        manifest,
+        facts or os.path.join(folder, "facts.sqlite"),
+        Limits(sample_rate=sample_rate, max_seconds=max_seconds),
+        characters=lambda text: _unknown(tokenizer, text),
+        labels=lambda row: frames_needed(tokenizer.encode(row["wrd"])),
+        frames=frames,
+        decode=decode,
+    )
+    clean = screening.write_report(folder, name)
+    report = os.path.join(folder, f"{name}.findings.csv")
+    dropped = [finding for finding in screening.findings if finding.dropped]
+    for finding in dropped[:NAMED]:
+        row = manifest[finding.index]
+        what = finding.name.replace("_", " ")
+        logger.warning("left out: %s (%s): %s: %s", row["ID"], row["wav"], what, finding.detail)
+    if screening.findings:
+        found = ", ".join(f"{count} {what}" for what, count in screening.counts.items() if count)
         logger.warning(
-            "%d of %d utterances left out of training, all named in %s",
-            len(dropped),
-            len(rows),
+            "%s: %d of %d utterances left out (%s); all are named in %s",
+            name,
+            len(manifest) - len(screening.kept),
+            len(manifest),
+            found.replace("_", " "),
             report,
         )
-    if not kept:
+    if len(screening.kept) == 0:
         raise InputError(f"no utterance is left to train on; {report} gives the reasons")
-    return kept
+    return clean
+
+
+def frames_needed(labels):
+    """Frames without which CTC cannot align labels: a blank stands between two equal ones.
+
+    Example
+    -------
+    >>> frames_needed([5, 5, 6])
+    4
+    """
+    return len(labels) + sum(a == b for a, b in zip(labels, labels[1:]))
+
+
+def _unknown(tokenizer, text):
+    if tokenizer.unk_id() not in tokenizer.encode(text):
+        return set()
+    return {c for c in set(text) if tokenizer.unk_id() in tokenizer.encode(c)}
 
 
 def train_loader(dataset, batches, num_workers):

@@ -28,7 +28,7 @@ REQUIRED = (
 ).split()
 OPTIONAL = (
     "tokenizer_file max_seconds threads speed_perturb fea_augment dynchunktrain_config_sampler "
-    "global_batch_seconds max_unread"
+    "global_batch_seconds max_unread screen_audio facts_file"
 ).split()
 
 USAGE = """usage: train.py RECIPE.yaml --data_folder=... [--key=value ...] [--dry_run]
@@ -64,7 +64,7 @@ def run(brain_class, argv):
     argv = [argument for argument in argv if argument != "--dry_run"]
     hparams_file, run_opts, overrides = sb.parse_arguments(argv)
     ddp_init_group(run_opts)
-    hparams = config.load(hparams_file, overrides)
+    hparams = config.load(hparams_file, overrides, [*OPTIONAL, *brain_class.optional])
     check(brain_class, hparams_file, hparams)
     folder = hparams["output_folder"]
     config.check_same_experiment(hparams_file, overrides, folder)
@@ -90,12 +90,23 @@ def run(brain_class, argv):
     train_rows = rows.pop("train")
     tokenizer = _tokenizer(hparams, train_rows)
 
+    def screen():
+        data.screened(
+            train_rows,
+            tokenizer,
+            _frames(hparams),
+            os.path.join(folder, "manifests"),
+            hparams["sample_rate"],
+            hparams.get("max_seconds"),
+            hparams.get("screen_audio", True),
+            hparams.get("facts_file"),
+        )
+
+    run_on_main(screen)
+    clean = read(os.path.join(folder, "manifests", "train.clean.csv"))
     brain = _brain(brain_class, hparams, run_opts, tokenizer)
-    report = os.path.join(folder, "left_out_of_training.csv")
-    frames = _frames(hparams)
-    kept = data.trainable(train_rows, tokenizer, frames, report, hparams.get("max_seconds"))
     train_set = data.Utterances(
-        train_rows.select(kept),
+        clean,
         tokenizer,
         hparams["sample_rate"],
         hparams.get("speed_perturb"),

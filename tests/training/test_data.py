@@ -1,5 +1,4 @@
 import csv
-import os
 
 import pytest
 import soundfile
@@ -22,35 +21,6 @@ def _row(name, seconds, text):
     return {"ID": name, "wav": f"/{name}.wav", "duration": seconds, "wrd": text}
 
 
-def test_untrainable_rows_are_named(tokenizer, tmp_path, caplog):
-    rows = [
-        _row("good", 1.0, "ONE"),
-        _row("long", 9.0, "TWO"),
-        _row("short", 0.2, "THREE"),
-        _row("odd", 1.0, "ON€ ÉWO"),
-    ]
-    report = tmp_path / "left_out.csv"
-    kept = data.trainable(rows, tokenizer, lambda s: int(25 * s), str(report), max_seconds=5)
-    assert kept == [0]
-    with open(report) as file:
-        reasons = {row["ID"]: row["reason"] for row in csv.DictReader(file)}
-    assert "max_seconds=5" in reasons["long"]
-    assert reasons["short"].startswith("7 labels and only 5 frames")  # ▁ T H R E (blank) E
-    assert "€ É" in reasons["odd"]
-    assert "3 of 4" in caplog.text
-    for name in reasons:
-        assert name in caplog.text
-
-
-def test_frames_are_counted_as_ctc_needs_them(tokenizer, tmp_path):
-    report = str(tmp_path / "report.csv")
-    rows = [_row("a", 1.0, "AAB")]  # ▁ A (blank) A B: five frames
-    assert data.trainable(rows, tokenizer, lambda s: 5, report) == [0]
-    assert not os.path.exists(report)
-    with pytest.raises(InputError, match="no utterance is left"):
-        data.trainable(rows, tokenizer, lambda s: 4, report)
-
-
 def _needed(labels):
     """Fewest frames for which torch's CTC loss is finite."""
     for frames in range(1, 20):
@@ -65,12 +35,37 @@ def _needed(labels):
 
 
 @pytest.mark.parametrize("text", ["AAB", "THREE", "AAA", "AB AB"])
-def test_frames_needed_agree_with_the_loss(tokenizer, tmp_path, text):
-    needed = _needed(tokenizer.encode(text))
-    rows, report = [_row("a", 1.0, text)], str(tmp_path / "report.csv")
-    assert data.trainable(rows, tokenizer, lambda s: needed, report)
-    with pytest.raises(InputError):
-        data.trainable(rows, tokenizer, lambda s: needed - 1, report)
+def test_frames_needed_agree_with_the_loss(tokenizer, text):
+    labels = tokenizer.encode(text)
+    assert data.frames_needed(labels) == _needed(labels)
+
+
+def test_what_cannot_be_trained_on_is_named_and_left_out(tokenizer, tmp_path, caplog):
+    table = [["ID", "duration", "wav", "spk_id", "wrd"]]
+    for name, seconds, text in (
+        ("good", 1.0, "ONE"),
+        ("long", 3.0, "TWO"),
+        ("short", 0.2, "THREE"),
+        ("odd", 1.0, "ON€ ÉWO"),
+        ("silent", 1.0, "ONE"),
+    ):
+        noise = 0.1 * torch.randn(int(16000 * seconds)) * (name != "silent")
+        soundfile.write(tmp_path / f"{name}.wav", noise.numpy(), 16000)
+        table.append([name, seconds, tmp_path / f"{name}.wav", "s", text])
+    with open(tmp_path / "train.csv", "w", newline="") as file:
+        csv.writer(file).writerows(table)
+    rows, options = manifests.read(tmp_path / "train.csv"), {"max_seconds": 2}
+    clean = data.screened(rows, tokenizer, lambda s: int(25 * s), tmp_path / "out", **options)
+    assert [row["ID"] for row in manifests.read(clean)] == ["good"]
+    assert "4 of 5" in caplog.text
+    for part in ("short", "7 labels, 5 frames", "odd", "É €", "too long", "digital silence"):
+        assert part in caplog.text
+    again = data.screened(
+        rows, tokenizer, lambda s: int(25 * s), tmp_path / "out", decode=False, **options
+    )
+    assert [row["ID"] for row in manifests.read(again)] == ["good", "silent"]
+    with pytest.raises(InputError, match="no utterance is left .*train.findings.csv"):
+        data.screened(rows, tokenizer, lambda s: 0, tmp_path / "out")
 
 
 def test_segments_are_read_as_such(tokenizer, tmp_path):
