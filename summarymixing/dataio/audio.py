@@ -13,6 +13,7 @@ import re
 import struct
 from contextlib import contextmanager
 from dataclasses import dataclass
+from fractions import Fraction
 
 import soundfile
 import torch
@@ -23,6 +24,8 @@ from summarymixing.errors import InputError
 # Sizes from here on (0xFFFFFFFF, 0x7FFFF000, ...) are what programs that write WAV into a pipe,
 # and cannot come back to fill the size in, put into the header.
 _STREAMED_WAV_SIZE = 0x7FFFF000
+_RATES = 1000, 768000  # in Hz: others come from damaged headers, and resampling would need too much
+_PIECE = 1 << 20  # a header may promise any number of samples: memory is for those that come
 
 
 class EmptyError(InputError):
@@ -73,7 +76,7 @@ def read(path, sample_rate=16000, start=None, stop=None):
     path : str or os.PathLike
         The file.
     sample_rate : int
-        Rate in Hz of the result; a file with another rate is resampled.
+        Rate in Hz of the result; a file with another rate is resampled, to a millionth exactly.
     start : float, optional
         Where the segment begins, in seconds; the sample nearest to it is the first.
     stop : float, optional
@@ -100,11 +103,14 @@ def read(path, sample_rate=16000, start=None, stop=None):
     >>> read(path, start=0.25, stop=0.5).shape
     torch.Size([4000])
     """
-    ((samples, file_rate),) = decode(path, start, stop)
-    waveform = torch.from_numpy(samples).mean(dim=1)
-    if file_rate != sample_rate:
-        waveform = torchaudio.functional.resample(waveform, file_rate, sample_rate)
-    return waveform
+    decoded = decode(path, start, stop)
+    pieces, rates = zip(*((torch.from_numpy(samples).mean(1), rate) for samples, rate in decoded))
+    waveform = torch.cat(pieces)
+    # Exact for all usual rates; of others the filters would need gigabytes.
+    ratio = Fraction(rates[0], sample_rate).limit_denominator(1000)
+    if ratio == 1:
+        return waveform
+    return torchaudio.functional.resample(waveform, ratio.numerator, ratio.denominator)
 
 
 def decode(path, start=None, stop=None, frames=None):
@@ -119,7 +125,7 @@ def decode(path, start=None, stop=None, frames=None):
     stop : float, optional
         Where it ends.
     frames : int, optional
-        Samples per channel and piece, for files of any length; all in one piece if left out.
+        Samples per channel and piece; about a million if left out.
 
     Yields
     ------
@@ -152,7 +158,7 @@ def decode(path, start=None, stop=None, frames=None):
         with _decoding(path):
             if first > 0:
                 file.seek(first)
-        frames = frames or end - first
+        frames = frames or _PIECE
         for place in range(first, end, frames):
             wanted = min(frames, end - place)
             with _decoding(path):
@@ -267,6 +273,11 @@ def _open(path):
             f"{path}: not readable as audio (WAV, FLAC, uncompressed SPHERE, MP3 or OGG expected)"
         ) from error
     with file:
+        if not _RATES[0] <= file.samplerate <= _RATES[1]:
+            raise InputError(
+                f"{path}: its header says {file.samplerate} samples a second; {_RATES[0]} to"
+                f" {_RATES[1]} are expected"
+            )
         if file.frames == 0:
             raise EmptyError(f"{path}: the audio file is empty (its header says 0 samples)")
         if file.frames >= 2**62:  # libsndfile's way to say "unknown"

@@ -53,7 +53,6 @@ FINDINGS = {
 _WITHOUT_DECODING = {"empty", "too_short", "too_long", "empty_text", "unknown_characters"}
 _WITHOUT_DECODING |= {"too_many_labels", "speech_rate", "duplicate_id"}
 _ROWS = 32  # that a process gets at a time: some hundred milliseconds of work
-_PIECE = 1 << 18  # samples that are decoded at a time: files may be hours long
 _FULL_SCALE = 0.999
 _DIGEST = 16  # bytes
 _REMEMBER_SECONDS = 1.0
@@ -405,7 +404,7 @@ def measure(path, start=None, stop=None):
     """
     digest = hashlib.blake2b(digest_size=_DIGEST)
     low, high, finite, clipped, frames = math.inf, -math.inf, True, 0, 0
-    for samples, rate in audio.decode(path, start, stop, _PIECE):
+    for samples, rate in audio.decode(path, start, stop):
         digest.update(samples)
         sample_rate, channels = rate, samples.shape[1]
         frames += len(samples)

@@ -251,6 +251,49 @@ def test_wav_from_a_pipe(tmp_path, riff, size):
     assert audio.read(path).shape == (RATE,)
 
 
+@pytest.mark.parametrize("rate", [11127, 22051, 44099])
+def test_resamples_from_any_rate(tmp_path, rate):
+    """Rates without a common divisor: neither memory nor length runs away."""
+    times = np.arange(3 * rate) / rate
+    path = write(tmp_path / "a.wav", 0.5 * np.sin(2 * np.pi * 440 * times), rate)
+    waveform = audio.read(path)
+    assert abs(len(waveform) - 3 * RATE) <= 1
+    expected = 0.5 * np.sin(2 * np.pi * 440 * np.arange(len(waveform)) / RATE)
+    inner = slice(200, -200)
+    np.testing.assert_allclose(waveform[inner].numpy(), expected[inner], atol=5e-3)
+
+
+@pytest.mark.parametrize("rate", [1, 999, 768001, 2**31 - 1])
+def test_rates_that_no_audio_has(tmp_path, rate):
+    path = write(tmp_path / "a.wav", noise())
+    content = bytearray(path.read_bytes())
+    content[24:28] = struct.pack("<I", rate)
+    path.write_bytes(content)
+    for function in (audio.inspect, audio.read):
+        with pytest.raises(InputError, match=f"a.wav: its header says {rate} samples a second"):
+            function(path)
+
+
+def test_a_flac_that_promises_too_much(tmp_path):
+    """Memory is needed for what is there, not for what the header says."""
+    path = write(tmp_path / "a.flac", noise(channels=2))
+    content = bytearray(path.read_bytes())
+    content[21] |= 0x0F  # STREAMINFO's 36 bits for the number of samples
+    path.write_bytes(content)
+    for function in (audio.inspect, audio.read, everything):
+        with pytest.raises(audio.TruncatedError, match="a.flac: "):
+            function(path)
+
+
+@pytest.mark.parametrize("suffix", [".wav", ".flac", ".ogg", ".mp3"])
+def test_long_files_are_read_in_pieces(tmp_path, monkeypatch, suffix):
+    path = write(tmp_path / f"a{suffix}", noise(channels=2), 48000)
+    whole = audio.read(path), audio.read(path, start=0.1, stop=0.3)
+    monkeypatch.setattr(audio, "_PIECE", 777)
+    pieces = audio.read(path), audio.read(path, start=0.1, stop=0.3)
+    assert torch.equal(whole[0], pieces[0]) and torch.equal(whole[1], pieces[1])
+
+
 def test_flac_from_a_pipe(tmp_path):
     path = write(tmp_path / "a.flac", noise())
     content = bytearray(path.read_bytes())

@@ -171,7 +171,7 @@ class TestLimits:
     @pytest.mark.parametrize("count, clipped", [(80, False), (81, True)])
     @pytest.mark.parametrize("level", [1, -1, 1.5, 0.9991])
     def test_clipping(self, add, monkeypatch, count, clipped, level):
-        monkeypatch.setattr(screening, "_PIECE", 999)  # they are not all in one piece
+        monkeypatch.setattr(audio, "_PIECE", 999)  # they are not all in one piece
         samples = np.stack([noise(), noise(seed=1)], axis=1)
         samples[100 : 100 + 97 * count : 97, 0] = level
         add("a", samples)
