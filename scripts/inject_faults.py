@@ -158,32 +158,40 @@ def undisturbed(training):
     return time.monotonic() - began
 
 
-def killed_at_random(training, kills, seconds):
+def training_time(folder, began):
+    """When the first and the last checkpoint of an undisturbed training came, in seconds."""
+    times = [path.stat().st_mtime - began for path in (folder / "save").glob("CKPT*/CKPT.yaml")]
+    return (folder / "manifests").stat().st_mtime - began, max(times)
+
+
+def killed_at_random(training, kills, first, last):
     """Kills a training at random moments, and lets it end; kills that met it alive."""
     done = 0
-    for _ in tqdm(range(kills), "random kills", unit="kill"):
-        processes = training.start()
-        if training.wait(processes, random.uniform(0, seconds)) is None:
-            training.end(processes)
-            done += 1
-        else:
-            shutil.rmtree(training.folder)  # it had ended: once more from the beginning
+    with tqdm(desc="kills at random moments", total=kills, unit="kill") as bar:
+        while done < kills:
+            processes = training.start()
+            if training.wait(processes, random.uniform(first, last)) is None:
+                training.end(processes)
+                done += 1
+                bar.update()
+            else:
+                shutil.rmtree(training.folder)  # it had ended: once more from the beginning
     undisturbed(training)
     return done
 
 
-def killed_at_boundaries(training, limit=None):
-    """Kills a training at its first operation on a checkpoint's files, its second, and so on."""
-    boundary = 0
+def killed_at_boundaries(training, limit, stride):
+    """Kills a training at an operation on a checkpoint's files, the first one, then later ones."""
+    done = 0
     with tqdm(desc="kills at file operations", unit="kill") as bar:
-        while boundary != limit:
-            boundary += 1
-            processes = training.start(kill_at=boundary)
+        while done != limit:
+            processes = training.start(kill_at=1 + done * stride)
             if training.wait(processes):
-                return boundary - 1  # fewer operations than that were left
+                return done  # fewer operations than that were left
+            done += 1
             bar.update()
     undisturbed(training)
-    return boundary
+    return done
 
 
 def differences(folder, other):
@@ -217,7 +225,8 @@ def main(argv=None):
         description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     parser.add_argument("--kills", type=int, default=30, help="at random moments")
-    parser.add_argument("--boundaries", type=int, help="file operations, all if not given")
+    parser.add_argument("--operations", type=int, help="file operations; all if not given")
+    parser.add_argument("--stride", type=int, default=1, help="kill at each so many-th of them")
     parser.add_argument("--processes", type=int, default=1, help="of the training, over gloo")
     parser.add_argument("--seed", type=int, default=1, help="of the moments")
     parser.add_argument("--folder", type=Path, help="to work in; a temporary one if not given")
@@ -231,11 +240,15 @@ def main(argv=None):
         Training(corpus, folder / name, arguments.processes)
         for name in ("undisturbed", "killed", "killed_while_saving")
     ]
+    began = time.time()
     seconds = undisturbed(trainings[0])
-    print(f"undisturbed: {seconds:.1f} s")
+    first, last = training_time(trainings[0].folder, began)
+    print(f"undisturbed: {seconds:.1f} s, of which it trained from {first:.1f} to {last:.1f}")
     done = {
-        "at random moments": killed_at_random(trainings[1], arguments.kills, seconds),
-        "at file operations": killed_at_boundaries(trainings[2], arguments.boundaries),
+        "at random moments": killed_at_random(trainings[1], arguments.kills, first, last),
+        "at file operations": killed_at_boundaries(
+            trainings[2], arguments.operations, arguments.stride
+        ),
     }
     failed = False
     for training, (where, count) in zip(trainings[1:], done.items(), strict=True):

@@ -396,7 +396,9 @@ class ASRBrain(sb.Brain):
     def _log_tensorboard(self, epoch, values):
         from torch.utils.tensorboard import SummaryWriter  # an optional package
 
-        with SummaryWriter(os.path.join(self.hparams.output_folder, "tensorboard")) as writer:
+        folder = os.path.join(self.hparams.output_folder, "tensorboard")
+        # A resumed run logs an epoch again.
+        with SummaryWriter(folder, purge_step=epoch) as writer:
             for name, value in values.items():
                 if value is not None:
                     writer.add_scalar(name, value, epoch)
