@@ -512,7 +512,7 @@ class _Checker:
             needed, there = self.labels(row), self.frames(seconds)
             if needed > there:
                 yield "too_many_labels", f"{needed} labels, {there} frames in {seconds:.3f} s"
-        if "speech_rate" in self.looked_for and seconds > 0:
+        if seconds > 0:
             rate = sum(map(len, text.split())) / seconds
             low, high = limits.min_characters_per_second, limits.max_characters_per_second
             if (low is not None and rate < low) or (high is not None and rate > high):
