@@ -305,27 +305,28 @@ def screen(
         range(first, min(first + _ROWS, len(manifest))) for first in range(0, len(manifest), _ROWS)
     ]
     findings, ids, sounds = [], bytearray(), bytearray()
-    with (
-        _remembering(checker.facts) as remember,
-        _mapping(checker, min(_processes(jobs), len(chunks)), chunks) as results,
-        tqdm(desc=f"screening {manifest.path.name}", total=len(manifest), unit="row") as progress,
-    ):
-        for chunk in chunks:
-            try:
-                found, id_digests, sound_digests, learnt = next(results)
-            except BrokenProcessPool:
-                raise InputError(
-                    f"{manifest.path}: a screening process ended unexpectedly (was there too little"
-                    " memory, or did a decoder crash?) at utterance"
-                    f" {manifest[chunk[0]]['ID']} or soon after it"
-                ) from None
-            for index, name, detail in found:
-                # Few details are different: one string for all that are equal.
-                findings.append(Finding(index, name, sys.intern(detail), name in drops))
-            ids += id_digests
-            sounds += sound_digests
-            remember(learnt)
-            progress.update(len(chunk))
+    processes = min(_processes(jobs), max(1, len(chunks)))
+    progress = tqdm(desc=f"screening {manifest.path.name}", total=len(manifest), unit="row")
+    try:
+        with (
+            progress,
+            _remembering(checker.facts) as remember,
+            _mapping(checker, processes, chunks) as results,
+        ):
+            for found, id_digests, sound_digests, learnt in results:
+                for index, name, detail in found:
+                    # Few details are different: one string for all that are equal.
+                    findings.append(Finding(index, name, sys.intern(detail), name in drops))
+                ids += id_digests
+                sounds += sound_digests
+                remember(learnt)
+                progress.update(len(id_digests) // _DIGEST)
+    except BrokenProcessPool:
+        raise InputError(
+            f"{manifest.path}: a screening process ended unexpectedly (was there too little memory,"
+            f" or did a decoder crash?) at utterance {manifest[len(ids) // _DIGEST]['ID']} or soon"
+            " after it"
+        ) from None
 
     kept = np.ones(len(manifest), bool)
     kept[[finding.index for finding in findings if finding.dropped]] = False

@@ -610,6 +610,14 @@ def test_an_error_of_a_callable_is_not_hidden(dirty):
             screen(dirty, characters=failing, jobs=jobs)
 
 
+@pytest.mark.parametrize("jobs", [1, 2])
+@pytest.mark.parametrize("decode", [True, False])
+def test_no_rows(dirty, jobs, decode):
+    screened = screen(dirty[:0], jobs=jobs, decode=decode)
+    assert screened.findings == [] and len(screened.kept) == 0
+    assert screened.table().splitlines()[-1].split() == ["utterances", "0", "0.00"]
+
+
 def test_progress(dirty, capsys):
     screen(dirty, jobs=1)
     printed = capsys.readouterr().err
