@@ -9,7 +9,6 @@ import logging
 import zlib
 
 import numpy as np
-from speechbrain.utils.checkpoints import mark_as_loader, mark_as_saver, register_checkpoint_hooks
 from torch.utils.data import Sampler
 
 from summarymixing.errors import InputError
@@ -41,7 +40,6 @@ def accumulation(global_seconds, batch_seconds, world_size):
 logger = logging.getLogger(__name__)
 
 
-@register_checkpoint_hooks
 class Batches(Sampler):
     """Batches of similar durations, drawn anew every epoch and shared out over processes.
 
@@ -171,13 +169,13 @@ class Batches(Sampler):
     # A checkpoint within an epoch counts the batches that are done. Later on there may be another
     # number of processes, or other batches.
 
-    @mark_as_saver
-    def _save(self, path):
+    def save(self, path):
+        """Notes in a checkpoint what the batches follow from."""
         with open(path, "w", encoding="utf-8") as file:
             json.dump({"plan": self._plan(), "world_size": self.world_size}, file)
 
-    @mark_as_loader
-    def _load(self, path, end_of_epoch):
+    def load(self, path, end_of_epoch=False):
+        """Reads what the batches of a checkpoint followed from."""
         with open(path, encoding="utf-8") as file:
             self._saved = json.load(file)
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import speechbrain as sb
 import torch
 from speechbrain.dataio.batch import PaddedBatch
-from speechbrain.utils.distributed import if_main_process
+from speechbrain.utils.distributed import if_main_process, main_process_only
 from speechbrain.utils.seed import seed_everything
 from torch.nn.parallel import DistributedDataParallel
 
@@ -20,6 +20,7 @@ from summarymixing.errors import InputError
 from summarymixing.ops.padding import absolute_lengths
 from summarymixing.scoring import metrics
 from summarymixing.training import curves, data
+from summarymixing.training.batches import Batches
 from summarymixing.training.checkpoints import AVERAGED_BY, load_average
 from summarymixing.training.preemption import Preemption
 
@@ -156,7 +157,13 @@ class ASRBrain(sb.Brain):
 
     def on_fit_start(self):
         if self.checkpointer is not None:
-            self.checkpointer.add_recoverable("batches", self.batches, optional_load=True)
+            self.checkpointer.add_recoverable(
+                "batches",
+                self.batches,
+                custom_load_hook=Batches.load,
+                custom_save_hook=main_process_only(Batches.save),
+                optional_load=True,
+            )
             if if_main_process():
                 self.checkpointer.remove_unfinished()
         super().on_fit_start()

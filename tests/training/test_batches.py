@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from speechbrain.utils.checkpoints import Checkpointer
 
 from summarymixing.errors import InputError
 from summarymixing.training.batches import Batches, accumulation
@@ -104,22 +103,21 @@ def test_a_checkpoint_within_an_epoch_is_resumed_where_it_was(
     durations, tmp_path, caplog, done, then, now, expected
 ):
     options = {"batch_seconds": 20, "max_batch_utterances": 8, "num_buckets": 4, "seed": 3}
-    saver = Checkpointer(tmp_path, {"batches": Batches(durations, **options | then)})
-    saver.save_checkpoint()
+    Batches(durations, **options | then).save(tmp_path / "batches.ckpt")
     if now.pop("durations", None):
         durations = durations[:-1]
     batches = Batches(durations, **options | now)
-    Checkpointer(tmp_path, {"batches": batches}).recover_if_possible()
+    batches.load(tmp_path / "batches.ckpt")
     assert batches.resumed(done) == expected
     assert ("begins again" in caplog.text) == (expected == 0)
 
 
 def test_a_checkpoint_after_all_batches_stays_after_all(durations, tmp_path):
     alone = plan(durations)
-    Checkpointer(tmp_path, {"batches": alone}).save_checkpoint()
+    alone.save(tmp_path / "batches.ckpt")
     for size in (1, 2, 7):
         batches = plan(durations, world_size=size)
-        Checkpointer(tmp_path, {"batches": batches}).recover_if_possible()
+        batches.load(tmp_path / "batches.ckpt")
         assert batches.resumed(len(alone)) == len(batches)
 
 
