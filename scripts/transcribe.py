@@ -26,7 +26,7 @@ from summarymixing.errors import InputError, said_in_one_line
 from summarymixing.files import write_whole
 from summarymixing.inference import load
 from summarymixing.inference.formats import ONE_RECORDING, SUFFIXES, WRITERS
-from summarymixing.inference.transcribe import transcribe
+from summarymixing.inference.transcribe import SEGMENT_SECONDS, transcribe
 
 # What is taken from a folder; files named by themselves may have any.
 _AUDIO = (
@@ -54,6 +54,14 @@ def arguments(argv):
     parser.add_argument("--force", action="store_true", help="overwrite what is there")
     parser.add_argument(
         "--batch_seconds", type=float, default=120, help="of audio at a time (default: 120)"
+    )
+    parser.add_argument(
+        "--segment_seconds",
+        type=lambda text: None if text == "whole" else float(text),
+        default=SEGMENT_SECONDS,
+        metavar="N|whole",
+        help="longer recordings are cut where they are quiet into pieces of at most so many "
+        "seconds, or taken as a whole (default: %(default)s)",
     )
     parser.add_argument("--threads", type=int, help="of the computation (default: torch's choice)")
     parser.add_argument("--device", default="cpu")
@@ -147,7 +155,7 @@ def run(options):
         if pipe in paths:
             with open(pipe, "wb") as file:
                 shutil.copyfileobj(sys.stdin.buffer, file)
-        results = transcribe(recogniser, paths, options.batch_seconds)
+        results = transcribe(recogniser, paths, options.batch_seconds, options.segment_seconds)
         return work(results, len(paths), found, WRITERS[format], places, pipe)
 
 

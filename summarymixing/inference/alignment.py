@@ -192,14 +192,14 @@ def _texts(tokenizer, tokens):
 
 def _begins(character, before):
     """Whether a character begins a new word behind what there is of one."""
-    if character == " " or _alone(character):
+    if character == " " or alone(character):
         return True
     # What is said by itself takes punctuation and marks behind it, but nothing else.
     category = unicodedata.category(character)
-    return _alone(before[0]) and category[0] in "LN" and category != "Lm"
+    return alone(before[0]) and category[0] in "LN" and category != "Lm"
 
 
-def _alone(character):
+def alone(character):
     """Whether it is of a script that puts no spaces between words."""
     return unicodedata.category(character) == "Lo" and (
         unicodedata.east_asian_width(character) in "WF"

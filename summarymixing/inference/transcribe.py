@@ -1,7 +1,7 @@
 """From audio files to words, many short ones together, long ones by themselves."""
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
@@ -9,11 +9,13 @@ from torch.nn.utils.rnn import pad_sequence
 from summarymixing.dataio import audio
 from summarymixing.errors import InputError
 from summarymixing.inference import long
-from summarymixing.inference.alignment import Word, align, words_of
+from summarymixing.inference.alignment import Word, align, alone, words_of
+from summarymixing.inference.segments import cut
 from summarymixing.inference.streaming import frame_seconds
 
 # Files that are sorted by length before they are put into batches.
 _WINDOW = 256
+SEGMENT_SECONDS = 20.0
 
 
 @dataclass(frozen=True)
@@ -40,12 +42,13 @@ class Result:
 
 
 @torch.no_grad()
-def transcribe(recogniser, paths, batch_seconds=120.0):
+def transcribe(recogniser, paths, batch_seconds=120.0, segment_seconds=SEGMENT_SECONDS):
     """Transcribes audio files of any format, sample rate, number of channels and length.
 
     The search is greedy, and a file's text is the same alone and in any batch. What is longer than
-    half a minute or so is encoded by itself, in one offline pass whose memory is that of its
-    features, where the model allows it (`summarymixing.inference.long.encodes_in_blocks`).
+    `segment_seconds` is cut where it is quiet, unless that is None: then a recording is encoded in
+    one offline pass, whose memory is that of its features where the model allows it
+    (`summarymixing.inference.long.encodes_in_blocks`).
 
     Arguments
     ---------
@@ -54,6 +57,8 @@ def transcribe(recogniser, paths, batch_seconds=120.0):
     paths : iterable of str or os.PathLike
     batch_seconds : float
         Of audio in a batch, padding included; what is longer is a batch by itself.
+    segment_seconds : float, optional
+        The longest piece of a recording. As long as the longest utterances in training is best.
 
     Yields
     ------
@@ -63,7 +68,8 @@ def transcribe(recogniser, paths, batch_seconds=120.0):
     Raises
     ------
     InputError
-        For a `batch_seconds` that is not positive, or too much for the memory.
+        For a `batch_seconds` that is not positive, or too much for the memory, and for a
+        `segment_seconds` below 1.
 
     Example
     -------
@@ -73,13 +79,15 @@ def transcribe(recogniser, paths, batch_seconds=120.0):
     """
     if not batch_seconds > 0:
         raise InputError(f"batch_seconds must be positive, got {batch_seconds}")
-    work = _Transcriber(recogniser)
+    if segment_seconds is not None and not segment_seconds >= 1:
+        raise InputError(f"segment_seconds must be at least 1, or None, got {segment_seconds}")
+    work = _Transcriber(recogniser, batch_seconds, segment_seconds)
     paths = iter(paths)
     while window := list(itertools.islice(paths, _WINDOW)):
-        yield from _in_order(work, window, batch_seconds)
+        yield from _in_order(work, window)
 
 
-def _in_order(work, paths, batch_seconds):
+def _in_order(work, paths):
     results, durations = {}, {}
     for number, path in enumerate(paths):
         try:
@@ -87,8 +95,8 @@ def _in_order(work, paths, batch_seconds):
         except InputError as error:
             results[number] = _failed(path, error)
     next_one = 0
-    for batch in itertools.chain([[]], _batches(durations, batch_seconds, work.longest)):
-        results |= zip(batch, work([paths[number] for number in batch], batch_seconds))
+    for batch in itertools.chain([[]], _batches(durations, work.batch_seconds, work.longest)):
+        results |= zip(batch, work([paths[number] for number in batch]))
         while next_one in results:
             yield results.pop(next_one)
             next_one += 1
@@ -108,13 +116,15 @@ def _batches(durations, seconds, longest):
 
 
 class _Transcriber:
-    def __init__(self, recogniser):
+    def __init__(self, recogniser, batch_seconds, segment_seconds):
         self.recogniser = recogniser
+        self.batch_seconds = batch_seconds
+        self.segment_seconds = segment_seconds
         self.frame_seconds = frame_seconds(recogniser)
         in_blocks = long.encodes_in_blocks(recogniser)
         self.longest = long.BLOCK * self.frame_seconds if in_blocks else float("inf")
 
-    def __call__(self, paths, batch_seconds):
+    def __call__(self, paths):
         """Results of the files of a batch."""
         results, waveforms = {}, {}
         for path in paths:
@@ -122,14 +132,13 @@ class _Transcriber:
                 waveforms[path] = self._read(path)
             except InputError as error:
                 results[path] = _failed(path, error)
-        if waveforms:
-            try:
-                results |= self._transcribe(waveforms)
-            except (MemoryError, torch.OutOfMemoryError) as error:
-                raise InputError(
-                    f"out of memory at {next(iter(waveforms))} and {len(waveforms) - 1} others, "
-                    f"with batch_seconds={batch_seconds:g}: give less"
-                ) from error
+        try:
+            results |= self._transcribe(waveforms)
+        except (MemoryError, torch.OutOfMemoryError) as error:
+            raise InputError(
+                f"out of memory at {next(iter(waveforms))} and {len(waveforms) - 1} others, "
+                f"with batch_seconds={self.batch_seconds:g}: give less"
+            ) from error
         return [results[path] for path in paths]
 
     def _read(self, path):
@@ -139,8 +148,35 @@ class _Transcriber:
         return samples
 
     def _transcribe(self, waveforms):
-        recogniser, results = self.recogniser, {}
-        samples = [waveform.to(recogniser.device) for waveform in waveforms.values()]
+        rate, tokenizer = self.recogniser.sample_rate, self.recogniser.tokenizer
+        pieces = {
+            (path, start): samples[start:end]
+            for path, samples in waveforms.items()
+            for start, end in self._cut(samples)
+        }
+        durations = {place: len(samples) / rate for place, samples in pieces.items()}
+        tokens = {}
+        for batch in _batches(durations, self.batch_seconds, self.longest):
+            tokens |= zip(batch, self._tokens([pieces[place] for place in batch]))
+        results = {
+            path: Result(path, len(samples) / rate, "", []) for path, samples in waveforms.items()
+        }
+        for path, start in pieces:
+            found, duration = tokens[path, start], durations[path, start]
+            text = " ".join(tokenizer.decode([token.number for token in found]).split())
+            words = words_of(tokenizer, found, self.frame_seconds, duration)
+            results[path] = _continued(results[path], text, words, start / rate)
+        return results
+
+    def _cut(self, samples):
+        if self.segment_seconds is None:
+            return [(0, len(samples))]
+        return cut(samples, self.recogniser.sample_rate, self.segment_seconds)
+
+    def _tokens(self, waveforms):
+        """The tokens of each waveform."""
+        recogniser = self.recogniser
+        samples = [waveform.to(recogniser.device) for waveform in waveforms]
         if len(samples) == 1 and len(samples[0]) > self.longest * recogniser.sample_rate:
             encoded = long.encode(recogniser, samples[0])
             lengths = torch.tensor([encoded.shape[1]], device=encoded.device)
@@ -148,12 +184,23 @@ class _Transcriber:
             lengths = torch.tensor([len(s) for s in samples], device=recogniser.device)
             frames, lengths = recogniser.front_end(pad_sequence(samples, True), lengths)
             encoded = recogniser.modules["Transformer"].encode(frames, lengths)
-        for path, tokens in zip(waveforms, align(recogniser, encoded, lengths)):
-            duration = len(waveforms[path]) / recogniser.sample_rate
-            text = recogniser.tokenizer.decode([token.number for token in tokens])
-            words = words_of(recogniser.tokenizer, tokens, self.frame_seconds, duration)
-            results[path] = Result(path, duration, " ".join(text.split()), words)
-        return results
+        return align(recogniser, encoded, lengths)
+
+
+def _continued(result, text, words, start):
+    """A result with what was found in the piece that begins at `start` seconds."""
+    spaced = not (result.words and words and (alone(result.text[-1]) or alone(text[0])))
+    words = [
+        replace(
+            word,
+            start=word.start + start,
+            end=word.end + start,
+            spaced=spaced if i == 0 and result.words else word.spaced,
+        )
+        for i, word in enumerate(words)
+    ]
+    joined = f"{result.text}{' ' * spaced}{text}".strip()
+    return replace(result, text=joined, words=result.words + words)
 
 
 def _failed(path, error):
