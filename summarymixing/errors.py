@@ -15,5 +15,6 @@ def said_in_one_line():
         yield
     except InputError as error:
         # From a data worker it comes with the worker's traceback in its text.
-        print(f"error: {str(error).split('InputError: ')[-1].strip()}", file=sys.stderr)
+        line = str(error).split(f"{type(error).__name__}: ")[-1].strip()
+        print(f"error: {line}", file=sys.stderr)
         sys.exit(2)

@@ -148,19 +148,22 @@ class Batches(Sampler):
 
     def batch(self, number):
         """The indices of a batch of this process."""
-        _, place = self.place(number)
+        return self.at(self.place(number)[1])
+
+    def at(self, place):
+        """The indices of a batch among those of all processes."""
         if place >= len(self._ends):
             return []
         return self._order[self._begins[place] : self._ends[place]].tolist()
 
     def longest(self):
-        """The number of this process's batch with the most audio, padding included."""
+        """The number at which some process has the batch with the most audio, padding included."""
 
-        def padded(number):
-            batch = self.batch(number)
-            return len(batch) * self.durations[batch].max(initial=0)
+        def padded(place):
+            batch = self.at(place)
+            return len(batch) * self.durations[batch].max()
 
-        return max(range(len(self)), key=padded)
+        return max(range(len(self._ends)), key=padded) // self.world_size
 
     def place(self, number):
         """The epoch, and the place in it of a batch of this process among those of all."""

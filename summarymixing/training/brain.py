@@ -5,6 +5,7 @@ A recipe's objective is a subclass with `compute_forward` and `compute_objective
 
 import importlib.util
 import logging
+import math
 import os
 import time
 from dataclasses import dataclass, field
@@ -17,15 +18,19 @@ from speechbrain.utils.seed import seed_everything
 from torch.nn.parallel import DistributedDataParallel
 
 from summarymixing.errors import InputError
+from summarymixing.files import write_whole
 from summarymixing.ops.padding import absolute_lengths
 from summarymixing.scoring import metrics
 from summarymixing.training import curves, data
 from summarymixing.training.batches import Batches
 from summarymixing.training.checkpoints import AVERAGED_BY, load_average
+from summarymixing.training.normalisation import StepStatistics
 from summarymixing.training.preemption import Preemption
 
 logger = logging.getLogger(__name__)
 
+NOTHING = "nothing"  # the id of what stands in for a batch
+PREEMPTED = "preempted"  # a file in the output folder, there while a run is to be started again
 MAX_UNREAD = 20  # utterances of an epoch that may turn out unreadable, on each process
 
 
@@ -42,10 +47,7 @@ class Totals:
 
     def of_all_processes(self):
         """The same over the shares of all processes."""
-        if not torch.distributed.is_initialized():
-            return self
-        parts = [None] * torch.distributed.get_world_size()
-        torch.distributed.all_gather_object(parts, self)
+        parts = gathered(self)
         total = Totals()
         for part in parts:
             for name, value in vars(part).items():
@@ -54,6 +56,15 @@ class Totals:
                 else:
                     setattr(total, name, getattr(total, name) + value)
         return total
+
+
+def gathered(value):
+    """The values that all processes have here, in a list."""
+    if not torch.distributed.is_initialized():
+        return [value]
+    values = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(values, value)
+    return values
 
 
 class ASRBrain(sb.Brain):
@@ -78,8 +89,9 @@ class ASRBrain(sb.Brain):
             self.optimizer_step_limit = int(self.optimizer_step_limit)  # text, on a command line
         self._check()
         self.preemption = Preemption()
-        self.skipped_steps = self._skipped_in_a_row = self.unread = 0
-        self._ids, self._not_finite = [], False  # of the batches since the last step
+        self.skipped_steps = self._skipped_in_a_row = self.unread = self._unread_in_epoch = 0
+        self._ids, self._not_finite = [], []  # utterances since the last step, and of broken losses
+        self.statistics = StepStatistics(self.modules.normalize)
         self.trained = False
         self.scores = {}
         self.totals = Totals()
@@ -106,20 +118,23 @@ class ASRBrain(sb.Brain):
 
     def front_end(self, batch, stage):
         """Audio to the encoder's input: (batch, time, ...), and lengths (batch,) in frames."""
-        wavs, fractions = batch.sig
-        features, lengths = self.hparams.compute_features(
-            wavs, absolute_lengths(fractions, wavs.shape[1])
-        )
+        features, lengths = self._features(batch)
+        if stage == sb.Stage.TRAIN and batch.id != [NOTHING]:
+            self.statistics.add(features, lengths)
         # SpeechBrain's normalisation counts frames below fraction x time: half a frame less than
         # the length is counted exactly, where the length itself may gain a frame by rounding.
-        epoch = self.hparams.epoch_counter.current
+        # The host itself is to update nothing: see `training.normalisation`.
         features = self.modules.normalize(
-            features, (lengths - 0.5) / features.shape[1], epoch=epoch
+            features, (lengths - 0.5) / features.shape[1], epoch=math.inf
         )
         augment = getattr(self.hparams, "fea_augment", None)
         if stage == sb.Stage.TRAIN and augment is not None:
             features, _ = augment(features, lengths / features.shape[1])
         return self.modules.CNN(features, lengths)
+
+    def _features(self, batch):
+        wavs, fractions = batch.sig
+        return self.hparams.compute_features(wavs, absolute_lengths(fractions, wavs.shape[1]))
 
     def chunks(self, stage):
         """A `DynChunkTrainConfig` for a batch, drawn anew in training; None: encode offline."""
@@ -168,23 +183,43 @@ class ASRBrain(sb.Brain):
                 self.checkpointer.remove_unfinished()
         super().on_fit_start()
         # The plan of the epoch that is resumed, whose batches are counted.
-        self.batches.set_epoch(self.hparams.epoch_counter.current + 1)
+        epoch = self.hparams.epoch_counter.current + 1
+        self.batches.set_epoch(epoch)
         self.step = self.batches.resumed(self.step)
         if self.step == 0:
             self.avg_train_loss = 0.0
+        if self.statistics.missing:
+            self._first_statistics(epoch)
         self._started = time.time()
-        done = [row["seconds"] for row in self._curve() if row["seconds"]]
-        self._seconds_before = done[-1] if done else 0.0
-        if self._optimizer_step_limit_exceeded:
+        before = getattr(self.checkpointer, "recovered", None)
+        if before is not None:
+            self._seconds_before = before.meta.get("seconds", 0.0)
+            self.skipped_steps = before.meta.get("skipped_steps", 0)
+            self.unread = before.meta.get("unread", 0)
+        if self._optimizer_step_limit_exceeded and self.step == 0:
             # SpeechBrain would begin another epoch and find that it has nothing to do.
             self.hparams.epoch_counter.current = self.hparams.epoch_counter.limit
+
+    @torch.no_grad()
+    def _first_statistics(self, epoch):
+        """Those of the first step's utterances, read by each process: training begins with them."""
+        dataset = self.train_loader.dataset
+        dataset.epoch = epoch
+        for place in range(self.batches.accumulation * self.batches.world_size):
+            batch, unread = data.collate([dataset[i] for i in self.batches.at(place)])
+            if batch is not None:
+                features, lengths = self._features(batch.to(self.device))
+                self.statistics.add(features, lengths)
+        if self.statistics.empty:
+            raise InputError(f"nothing of the first step can be read: {unread[-1].reason}")
+        self.statistics.begin()
 
     def on_stage_start(self, stage, epoch=None):
         if stage == sb.Stage.TRAIN:
             self.batches.set_epoch(epoch, start=self.step)
             self.train_loader.dataset.epoch = epoch
             self.trained = True
-            self.unread = 0
+            self._unread_in_epoch = 0
         self.totals = Totals()
 
     def fit_batch(self, read):
@@ -214,7 +249,7 @@ class ASRBrain(sb.Brain):
                 outputs = self.compute_forward(batch, sb.Stage.TRAIN)
                 loss = self.compute_objectives(outputs, batch, sb.Stage.TRAIN)
             if not torch.isfinite(loss):
-                self._not_finite = True
+                self._not_finite += batch.id
                 weight = torch.nan  # for all processes to see, even if the gradient is finite
             self.scaler.scale(loss * weight).backward()
         if last:
@@ -242,49 +277,53 @@ class ASRBrain(sb.Brain):
         self.scaler.unscale_(self.optimizer)
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         norm = torch.nn.utils.clip_grad_norm_(parameters, self.max_grad_norm)
-        # Half precision finds its scale by steps that overflow, with a loss that does not.
-        scaling = self.scaler.is_enabled() and not self._not_finite
-        if torch.isfinite(norm) or scaling:
+        if torch.isfinite(norm):
             self.scaler.step(self.optimizer)
             self._skipped_in_a_row = 0
+            if self.hparams.epoch_counter.current < self.modules.normalize.update_until_epoch:
+                self.statistics.take_in()
         else:
             self._skip_step()
+        self.statistics.clear()
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
         self.optimizer_step += 1
-        self._ids, self._not_finite = [], False
+        self._ids, self._not_finite = [], []
 
     def _skip_step(self):
+        # All processes are here: the gradient that is not finite is that of all.
+        noted = gathered((self._ids, self._not_finite))
+        ids, broken = (sum(part, []) for part in zip(*noted, strict=True))
+        if not broken and self.scaler.is_enabled() and self.scaler.get_scale() >= 1:
+            return  # half precision finds its scale by steps that overflow
         self.skipped_steps += 1
         self._skipped_in_a_row += 1
-        what = "loss" if self._not_finite else "gradient"
-        ids = " ".join(self._ids)
-        logger.warning("step %d skipped: %s not finite: %s", self.optimizer_step + 1, what, ids)
+        what = "loss" if broken else "gradient"
+        names = " ".join(broken or ids)
+        logger.warning("step %d skipped: %s not finite: %s", self.optimizer_step + 1, what, names)
         if self._skipped_in_a_row > self.nonfinite_patience:
             raise InputError(
                 f"training ends: {self._skipped_in_a_row} steps in a row had a {what} that is not "
                 f"finite (nonfinite_patience={self.nonfinite_patience}), the last with utterances "
-                f"{ids}; the checkpoints are as they were before"
+                f"{names}; the weights are as before them"
             )
 
     def _count_unread(self, unread):
         for failure in unread:
             self.unread += 1
+            self._unread_in_epoch += 1
             logger.warning("epoch %d without %s: %s", self.batches.epoch, *failure)
         limit = getattr(self.hparams, "max_unread", MAX_UNREAD)
-        if self.unread > limit:
+        if self._unread_in_epoch > limit:
             raise InputError(
-                f"training ends: {self.unread} utterances of this epoch could not be read "
-                f"(max_unread={limit}), the last: {unread[-1].reason}"
+                f"training ends: {self._unread_in_epoch} utterances of this epoch could not be "
+                f"read (max_unread={limit}), the last: {unread[-1].reason}"
             )
 
     def _nothing(self):
-        """A batch for a process that has none: all of them have to compute their share of a step.
-
-        A second of noise, which the statistics of normalisation hardly notice.
-        """
+        """A batch for a process that has none: all have to compute their share of a step."""
         noise = torch.randn(self.hparams.sample_rate, generator=torch.Generator().manual_seed(0))
-        item = {"id": "", "wrd": "", "sig": 0.1 * noise}
+        item = {"id": NOTHING, "wrd": "", "sig": 0.1 * noise}
         item["tokens_bos"] = torch.tensor([self.tokenizer.bos_id()])
         item["tokens_eos"] = torch.tensor([self.tokenizer.eos_id()])
         return PaddedBatch([item])
@@ -312,18 +351,28 @@ class ASRBrain(sb.Brain):
     def _save_intra_epoch_ckpt(self):
         self._save_checkpoint({}, end_of_epoch=False)
         if self._ending:
-            self.preemption.exit()
+            self._exit()
+
+    def _exit(self):
+        if if_main_process():
+            write_whole(os.path.join(self.hparams.output_folder, PREEMPTED), "")
+        self.preemption.exit()
 
     def _save_checkpoint(self, meta, end_of_epoch):
         metric, count = self.hparams.avg_metric, self.hparams.avg_checkpoints
+        meta |= {"seconds": self._seconds(), "unread": self.unread}
+        meta["skipped_steps"] = self.skipped_steps
         self.checkpointer.save_and_keep(metric, count, meta, end_of_epoch)
+
+    def _seconds(self):
+        return self._seconds_before + time.time() - self._started
 
     # Validation
 
     def evaluate_batch(self, batch, stage):
         """As SpeechBrain's; SIGTERM ends the run here: what was trained is saved."""
         if self.preemption.asked:
-            self.preemption.exit()
+            self._exit()
         loss = super().evaluate_batch(batch, stage)
         self.totals.loss += float(loss) * len(batch)
         self.totals.utterances += len(batch)
@@ -361,7 +410,7 @@ class ASRBrain(sb.Brain):
         if totals.hypotheses:
             wer = metrics.score(totals.references, totals.hypotheses).wer
         valid_loss = totals.loss / totals.utterances
-        seconds = self._seconds_before + time.time() - self._started
+        seconds = self._seconds()
         values = {
             "step": self.optimizer_step,
             "seconds": seconds,

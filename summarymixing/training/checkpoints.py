@@ -37,6 +37,7 @@ class WholeCheckpointer(Checkpointer):
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self._warned = set()
+        self.recovered = None  # the checkpoint that the run goes on from
 
     def save_and_keep(self, metric, count, meta, end_of_epoch=True):
         """Saves, and keeps of all checkpoints the new one and the best by a metric.
@@ -119,6 +120,11 @@ class WholeCheckpointer(Checkpointer):
         """Removes what a crash left half written or half deleted."""
         for folder in self.checkpoints_dir.glob(f"{_HIDDEN}*"):
             shutil.rmtree(folder)
+
+    def recover_if_possible(self, *args, **kwargs):
+        """As SpeechBrain's."""
+        self.recovered = super().recover_if_possible(*args, **kwargs)
+        return self.recovered
 
     def find_checkpoint(self, *args, **kwargs):
         """As SpeechBrain's, of those that are not damaged."""

@@ -104,10 +104,15 @@ def check_same_experiment(path, overrides, output_folder):
     saved = os.path.join(output_folder, "hyperparams.yaml")
     if not os.path.exists(saved) or not glob.glob(os.path.join(output_folder, "save", "CKPT*")):
         return
-    with open(saved, encoding="utf-8") as file:
-        before = _flat(ruamel.yaml.YAML().load(file))
-    with open(path, encoding="utf-8") as file:
-        now = _flat(ruamel.yaml.YAML().load(resolve_references(file, _overrides(overrides), False)))
+    try:
+        with open(saved, encoding="utf-8") as file:
+            before = _flat(ruamel.yaml.YAML().load(file))
+    except (OSError, ValueError, AttributeError, ruamel.yaml.error.YAMLError) as error:
+        raise InputError(
+            f"{saved}: cannot be read ({_explain(error)}); it says of what experiment the "
+            "checkpoints beside it are: remove it if you know that it is this one"
+        ) from error
+    now = _flat(ruamel.yaml.YAML().load(resolved(path, overrides)))
     # The recipe's own keys before those that they are handed on to.
     for key in sorted(before.keys() | now.keys(), key=lambda key: (key.count("."), key)):
         if before.get(key) != now.get(key):
@@ -115,6 +120,12 @@ def check_same_experiment(path, overrides, output_folder):
                 f"output_folder {output_folder} holds a different experiment: {key} was "
                 f"{before.get(key)} and is {now.get(key)} now; choose another --output_folder"
             )
+
+
+def resolved(path, overrides):
+    """The text of a recipe with its includes, references and overrides in place."""
+    with open(path, encoding="utf-8") as file:
+        return resolve_references(file, _overrides(overrides), False).getvalue()
 
 
 def _flat(tree, prefix=""):

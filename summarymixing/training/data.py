@@ -1,7 +1,10 @@
 """Data sets and loaders from manifests: audio, speed perturbation, tokens, batches."""
 
 import logging
+import multiprocessing
 import os
+import signal
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
@@ -11,12 +14,13 @@ from speechbrain.utils.seed import seed_everything
 from torch.utils.data import DataLoader, Dataset
 
 from summarymixing.dataio import manifests
-from summarymixing.dataio.screening import Limits, screen
+from summarymixing.dataio.screening import FINDINGS, Limits, screen
 from summarymixing.errors import InputError
 
 logger = logging.getLogger(__name__)
 
 NAMED = 20  # left-out utterances that are named in the log; the file has them all
+_LOUDEST = 1e4
 _PATIENCE = 600  # seconds for a batch: a disk that hangs ends the run instead of hanging it
 
 
@@ -62,8 +66,11 @@ class Utterances(Dataset):
         row = self.rows[index]
         try:
             sig = manifests.read_audio(row, self.sample_rate)
-            if not sig.isfinite().all():
-                raise InputError(f"{row['wav']}: the audio has samples that are no numbers (NaN)")
+            if not sig.abs().max() < _LOUDEST:
+                raise InputError(
+                    f"{row['wav']}: the audio has samples that are no numbers (NaN), or more than "
+                    f"{_LOUDEST:g} times full scale"
+                )
         except (InputError, OSError) as error:
             if not self.may_fail:
                 raise
@@ -112,6 +119,7 @@ def screened(
     frames,
     folder,
     sample_rate=16000,
+    min_seconds=None,
     max_seconds=None,
     decode=True,
     facts=None,
@@ -132,12 +140,12 @@ def screened(
         For the reports.
     sample_rate : int
         Other rates are noted.
-    max_seconds : float, optional
-        Longer utterances are left out.
+    min_seconds, max_seconds : float, optional
+        Shorter and longer utterances are left out.
     decode : bool
         Whether to look at the audio, not only at the texts.
     facts : str, optional
-        The file that remembers what was found out about audio; one in `folder` if left out.
+        The file that remembers what was found out about audio.
 
     Returns
     -------
@@ -152,8 +160,8 @@ def screened(
     name = os.path.basename(manifest.path).removesuffix(".csv")
     screening = screen(
         manifest,
-        facts or os.path.join(folder, "facts.sqlite"),
-        Limits(sample_rate=sample_rate, max_seconds=max_seconds),
+        facts,
+        Limits(sample_rate=sample_rate, min_seconds=min_seconds, max_seconds=max_seconds),
         characters=lambda text: _unknown(tokenizer, text),
         labels=lambda row: frames_needed(tokenizer.encode(row["wrd"])),
         frames=frames,
@@ -179,6 +187,27 @@ def screened(
     if len(screening.kept) == 0:
         raise InputError(f"no utterance is left to train on; {report} gives the reasons")
     return clean
+
+
+def check_whole(manifest, facts):
+    """Raises InputError if audio of a validation or test set cannot be read to its end.
+
+    Arguments
+    ---------
+    manifest : summarymixing.dataio.manifests.Manifest
+    facts : str
+        The file that remembers what was found out about audio.
+    """
+    unusable = {"unreadable", "truncated", "empty", "nan"}
+    findings = screen(manifest, facts, note=FINDINGS).findings
+    bad = [finding for finding in findings if finding.name in unusable]
+    if bad:
+        row = manifest[bad[0].index]
+        raise InputError(
+            f"{manifest.path}: {len(bad)} utterances cannot be read, the first {row['ID']}: "
+            f"{bad[0].detail} ({row['wav']}); leaving any out would change the score, so mend the "
+            "data"
+        )
 
 
 def frames_needed(labels):
@@ -215,8 +244,7 @@ def train_loader(dataset, batches, num_workers):
         dataset,
         batch_sampler=batches,
         collate_fn=collate,
-        num_workers=num_workers,
-        timeout=_PATIENCE if num_workers else 0,
+        **_workers(num_workers),
     )
 
 
@@ -231,6 +259,38 @@ def test_loader(dataset, batch_size, num_workers, rank=0, world_size=1):
         dataset,
         batch_sampler=[share[i : i + batch_size] for i in range(0, len(share), batch_size)],
         collate_fn=PaddedBatch,
-        num_workers=min(num_workers, 1),
-        timeout=_PATIENCE if num_workers else 0,
+        **_workers(min(num_workers, 1)),
     )
+
+
+def _workers(count):
+    if count == 0:
+        return {"num_workers": 0}
+    return {"num_workers": count, "timeout": _PATIENCE, "worker_init_fn": _outlive_sigterm}
+
+
+def _outlive_sigterm(worker):
+    # It may be sent to all processes of a run: the main one still needs its batches, to end well.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+@contextmanager
+def ended_with_its_workers():
+    """Within this, data workers that hang or die end the run, with one line.
+
+    Raises
+    ------
+    InputError
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if "DataLoader" not in str(error):
+            raise
+        for worker in multiprocessing.active_children():
+            worker.kill()  # one that waits for a disk would be waited for
+        reason = " ".join(str(error).split())
+        raise InputError(
+            f"a data worker gave nothing for {_PATIENCE} s, or died ({reason}): look at the disk "
+            "that the audio is on, and at memory; the same command goes on from the last checkpoint"
+        ) from error

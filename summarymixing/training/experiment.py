@@ -1,10 +1,12 @@
 """The one main(): from a recipe's YAML to results.json."""
 
+import errno
 import json
 import logging
 import os
 import sys
 import warnings
+from contextlib import contextmanager
 
 import speechbrain as sb
 import torch
@@ -13,8 +15,10 @@ from speechbrain.utils.distributed import ddp_barrier, ddp_init_group, if_main_p
 from summarymixing.dataio import tokenizer as tokenizers
 from summarymixing.dataio.manifests import read
 from summarymixing.errors import InputError, said_in_one_line
+from summarymixing.files import write_whole
 from summarymixing.training import config, data, rehearsal, results
 from summarymixing.training.batches import Batches, accumulation
+from summarymixing.training.brain import PREEMPTED
 from summarymixing.training.checkpoints import WholeCheckpointer, recoverable_model
 
 logger = logging.getLogger(__name__)
@@ -27,8 +31,8 @@ REQUIRED = (
     "opt_class lr_schedule valid_search test_search"
 ).split()
 OPTIONAL = (
-    "tokenizer_file max_seconds threads speed_perturb fea_augment dynchunktrain_config_sampler "
-    "global_batch_seconds max_unread screen_audio facts_file"
+    "tokenizer_file min_seconds max_seconds threads speed_perturb fea_augment "
+    "dynchunktrain_config_sampler global_batch_seconds max_unread screen_audio facts_file"
 ).split()
 
 USAGE = """usage: train.py RECIPE.yaml --data_folder=... [--key=value ...] [--dry_run]
@@ -52,7 +56,7 @@ def main(brain_class, argv=None):
     argv : list of str, optional
         The command line without the program's name.
     """
-    with said_in_one_line():
+    with said_in_one_line(), _full_disk_said():
         run(brain_class, sys.argv[1:] if argv is None else argv)
 
 
@@ -68,12 +72,15 @@ def run(brain_class, argv):
     check(brain_class, hparams_file, hparams)
     folder = hparams["output_folder"]
     config.check_same_experiment(hparams_file, overrides, folder)
+    ddp_barrier()  # it is about to be written
     sb.create_experiment_directory(
         experiment_directory=folder,
-        hyperparams_to_save=hparams_file,
-        overrides=overrides,
+        hyperparams_to_save=None,  # would be written in place, and a resumed run reads it
         save_env_desc=False,  # takes seconds, and results.json has the versions
     )
+    if if_main_process():
+        resolved = config.resolved(hparams_file, overrides)
+        write_whole(os.path.join(folder, "hyperparams.yaml"), resolved)
     _quieten()
     # SpeechBrain logs an uncaught exception instead of showing it; ours are meant to be seen.
     sys.excepthook = sys.__excepthook__
@@ -90,23 +97,12 @@ def run(brain_class, argv):
     train_rows = rows.pop("train")
     tokenizer = _tokenizer(hparams, train_rows)
 
-    def screen():
-        data.screened(
-            train_rows,
-            tokenizer,
-            _frames(hparams),
-            os.path.join(folder, "manifests"),
-            hparams["sample_rate"],
-            hparams.get("max_seconds"),
-            hparams.get("screen_audio", True),
-            hparams.get("facts_file"),
-        )
-
-    run_on_main(screen)
-    clean = read(os.path.join(folder, "manifests", "train.clean.csv"))
+    if not run_opts.test_only:
+        run_on_main(_screen, args=(hparams, tokenizer, train_rows, rows))
+        train_rows = read(os.path.join(folder, "manifests", "train.clean.csv"))
     brain = _brain(brain_class, hparams, run_opts, tokenizer)
     train_set = data.Utterances(
-        clean,
+        train_rows,
         tokenizer,
         hparams["sample_rate"],
         hparams.get("speed_perturb"),
@@ -134,11 +130,27 @@ def run(brain_class, argv):
         if if_main_process():
             print("\n".join(["", *lines]))
         return _end()
-    with brain.preemption.handled():
+    marker = os.path.join(folder, PREEMPTED)
+    if if_main_process() and os.path.exists(marker):
+        os.remove(marker)
+    with brain.preemption.handled(), data.ended_with_its_workers():
         brain.fit(hparams["epoch_counter"], train_loader, loaders["valid"])
         for name, loader in loaders.items():
             brain.score(name, loader)
     return _end(_finish(brain, hparams) if if_main_process() else None)
+
+
+@contextmanager
+def _full_disk_said():
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise InputError(
+            f"{error.filename or 'the output folder'}: {error.strerror}; make room and start the "
+            "same command again, it goes on from the last checkpoint"
+        ) from error
 
 
 def check(brain_class, path, hparams):
@@ -186,6 +198,25 @@ def _tokenizer(hparams, train_rows):
         tokenizer = tokenizers.load(path)
     tokenizers.check_fits(tokenizer, hparams["output_neurons"], path)
     return tokenizer
+
+
+def _screen(hparams, tokenizer, train_rows, tests):
+    folder = os.path.join(hparams["output_folder"], "manifests")
+    facts = hparams.get("facts_file") or os.path.join(folder, "facts.sqlite")
+    decode = hparams.get("screen_audio", True)
+    data.screened(
+        train_rows,
+        tokenizer,
+        _frames(hparams),
+        folder,
+        hparams["sample_rate"],
+        hparams.get("min_seconds"),
+        hparams.get("max_seconds"),
+        decode,
+        facts,
+    )
+    for rows in tests.values() if decode else ():
+        data.check_whole(rows, facts)
 
 
 def _brain(brain_class, hparams, run_opts, tokenizer):
@@ -260,6 +291,8 @@ def _finish(brain, hparams):
         "train_seconds": seconds,
         "epochs": epochs,
         "seed": hparams["seed"],
+        "skipped_steps": brain.skipped_steps,
+        "unread_utterances": brain.unread,
         "device": str(brain.device),
     }
     path = os.path.join(folder, "results.json")

@@ -52,17 +52,18 @@ def _train(brain):
     brain.on_stage_start(sb.Stage.TRAIN, 1)
     brain.modules.train()
     longest = batches.longest()
+    steps = min(STEPS * batches.accumulation, len(batches))
     read = compute = 0.0
-    for number in [longest, *range(min(STEPS * batches.accumulation, len(batches)))]:
+    for turn, number in enumerate([longest, *range(steps)]):
         began = time.perf_counter()
         batch = collate([dataset[index] for index in batches.batch(number)])
         loaded = time.perf_counter()
         brain.step = number + 1
         brain.fit_batch(batch)
-        if number != longest:  # the first one has to set up much
+        if turn > 0:  # the first one has to set up much
             read += loaded - began
             compute += time.perf_counter() - loaded
-    count = min(STEPS * batches.accumulation, len(batches)) / batches.accumulation
+    count = steps / batches.accumulation
     return read / count, compute / count, batches.batch(longest)
 
 
@@ -94,8 +95,12 @@ def _report(brain, training, tests, size, peak):
     epochs, workers = hparams.number_of_epochs, max(hparams.num_workers, 1)
     step = max(compute, read / workers)
     epoch = batches.steps * step
+    steps = epochs * batches.steps
+    if brain.optimizer_step_limit is not None and brain.optimizer_step_limit < steps:
+        steps = brain.optimizer_step_limit
+        epochs = -(-steps // batches.steps)
     searches = epochs // hparams.valid_search_interval
-    total = epochs * epoch + searches * tests["valid"] + sum(tests.values())
+    total = steps * step + searches * tests["valid"] + sum(tests.values())
     rows = brain.train_loader.dataset.rows.select(longest)
     seconds = batches.durations.sum()
     kept = hparams.avg_checkpoints + 2  # the newest, and the one that is being written
@@ -109,7 +114,7 @@ def _report(brain, training, tests, size, peak):
         f" ({hparams.num_workers} data workers)",
         f"an epoch: {_time(epoch)}, validation {_time(tests['valid'])}",
         *(f"decoding {name}: at most {_time(tests[name])}" for name in tests if name != "valid"),
-        f"{epochs} epochs, {epochs * batches.steps} steps: about {_time(total)} with the test sets",
+        f"{epochs} epochs, {steps} steps: about {_time(total)} with the test sets",
         f"checkpoints: {size / 1e6:.0f} MB each, up to {kept} of them: {kept * size / 1e9:.2f} GB",
     ]
 

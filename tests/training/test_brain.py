@@ -80,7 +80,10 @@ def fed(brain, tmp_path):
         }
         for i in range(2)
     ]
-    return brain, PaddedBatch(items)
+    batch = PaddedBatch(items)
+    brain.statistics.add(*brain._features(batch))
+    brain.statistics.begin()
+    return brain, batch
 
 
 def weights(brain):

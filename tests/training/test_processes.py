@@ -16,7 +16,6 @@ from summarymixing.training.preemption import EXIT_STATUS
 
 SCRIPT = str(Path(__file__).with_name("two_processes.py"))
 OPTIONS = {
-    "model": "{norm_type: sentence}",  # running statistics depend on the order of batches
     "precision": "fp32",
     "batch_seconds": 4,
     "max_batch_utterances": 2,

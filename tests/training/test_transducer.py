@@ -155,6 +155,8 @@ def test_brain_learns_a_batch(tiny_transducer, tmp_path):
     brain = make_brain(hparams)
     brain.modules.train()
     batch = make_batch()
+    brain.statistics.add(*brain._features(batch))
+    brain.statistics.begin()
     brain.train_loader = SimpleNamespace(
         batch_sampler=Batches([1.0] * len(batch), 10, len(batch), 1, seed=1)
     )
@@ -174,7 +176,8 @@ def test_loss_is_the_weighted_sum_of_three(tiny_transducer, tmp_path):
     labels = (5, 6, 7, 5), (8,)
     batch = make_batch(labels)
     brain.modules.eval()
-    brain.modules.normalize.train()  # it has no statistics yet
+    brain.statistics.add(*brain._features(batch))
+    brain.statistics.begin()
     heard = []
     brain.modules.predictor.register_forward_hook(lambda _, given, out: heard.append(given[0]))
     logits, lengths, ctc, ce = brain.compute_forward(batch, sb.Stage.TRAIN)
@@ -272,10 +275,10 @@ def test_chunks_reach_the_encoder_in_every_stage(
     command = make(corpus, tmp_path / "run", batch_seconds=6)
     encoded, load_recipe = [], config.load
 
-    def load_with_chunks(path, overrides=""):
+    def load_with_chunks(path, overrides="", optional=()):
         from summarymixing.training.chunks import RandomChunks
 
-        hparams = load_recipe(path, overrides)
+        hparams = load_recipe(path, overrides, optional)
         hparams["dynchunktrain_config_sampler"] = RandomChunks(
             valid_chunk_size=5, test_chunk_size=7, test_left_context=3
         )
