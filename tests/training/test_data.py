@@ -159,3 +159,10 @@ def test_processes_share_a_test_set(rows, tokenizer, size):
     assert sorted(seen) == ["u0", "u1", "u3", "u4", "u5"]
     if size == 1:
         assert seen == ["u5", "u1", "u3", "u0", "u4"]  # longest first
+
+
+def test_samples_far_beyond_full_scale_are_unreadable(rows, tokenizer, tmp_path):
+    samples = torch.zeros(1600)
+    samples[800] = 3e30
+    soundfile.write(tmp_path / "u0.wav", samples.numpy(), 16000, subtype="FLOAT")
+    assert "full scale" in data.Utterances(rows, tokenizer, may_fail=True)[0].reason

@@ -241,3 +241,24 @@ def test_dry_run_says_what_the_run_would_take_and_leaves_no_training(
     }
     assert not list((folder / "save").glob("*"))
     run(tiny(corpus, folder))  # and the real run finds what was prepared
+
+
+class StoppedInValidation(CTCAttentionBrain):
+    def evaluate_batch(self, batch, stage):
+        raise KeyboardInterrupt
+
+
+def test_a_step_limit_that_was_reached_before_validation_is_validated(corpus, tiny, tmp_path):
+    options = {"number_of_epochs": 9, "optimizer_step_limit": 1, "batch_seconds": 6}
+    command = tiny(corpus, tmp_path / "run", **options)
+    with pytest.raises(KeyboardInterrupt):
+        experiment.run(StoppedInValidation, command)
+    assert run(command)["epochs"] == 1
+
+
+def test_hyperparameters_that_cannot_be_read(corpus, tiny, tmp_path, capsys):
+    command = tiny(corpus, tmp_path / "run")
+    run(command)
+    for content in ("", "a: [1,"):
+        (tmp_path / "run" / "hyperparams.yaml").write_text(content)
+        refused(command, capsys, "hyperparams.yaml", "cannot be read")

@@ -33,7 +33,7 @@ OPTIONS = {
 
 @pytest.fixture(scope="module")
 def start():
-    def start(command, processes, **environment):
+    def start(command, processes, group=False, **environment):
         launcher = [sys.executable]
         if processes > 1:
             launcher += ["-m", "torch.distributed.run", "--standalone"]
@@ -44,6 +44,7 @@ def start():
             stderr=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
+            start_new_session=group,
         )
 
     return start
@@ -150,3 +151,16 @@ def test_sigterm_to_one_of_two_ends_both_after_one_save(start, corpus, tiny_comm
     assert process.returncode != 0
     assert list((folder / "save").glob("CKPT*"))
     assert not list((folder / "save").glob(".unfinished*"))
+
+
+def test_sigterm_to_all_processes_of_a_run_with_data_workers(start, corpus, tiny_command, tmp_path):
+    """As `kill -- -GROUP` and some clusters send it: batches still come, and the run saves."""
+    folder = tmp_path / "run"
+    options = OPTIONS | {"number_of_epochs": 1000, "num_workers": 2}
+    process = start(tiny_command(corpus, folder, **options), 1, group=True)
+    wait_for_training(folder, process)
+    os.killpg(process.pid, signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == EXIT_STATUS, errors
+    assert (folder / "preempted").exists()
+    assert list((folder / "save").glob("CKPT*"))
