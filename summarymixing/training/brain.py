@@ -205,13 +205,15 @@ class ASRBrain(sb.Brain):
         """Those of the first step's utterances, read by each process: training begins with them."""
         dataset = self.train_loader.dataset
         dataset.epoch = epoch
+        failures = []
         for place in range(self.batches.accumulation * self.batches.world_size):
             batch, unread = data.collate([dataset[i] for i in self.batches.at(place)])
+            failures += unread
             if batch is not None:
                 features, lengths = self._features(batch.to(self.device))
                 self.statistics.add(features, lengths)
         if self.statistics.empty:
-            raise InputError(f"nothing of the first step can be read: {unread[-1].reason}")
+            raise InputError(f"nothing of the first step can be read: {failures[-1].reason}")
         self.statistics.begin()
 
     def on_stage_start(self, stage, epoch=None):
@@ -395,12 +397,13 @@ class ASRBrain(sb.Brain):
         self.totals.hypotheses |= dict(zip(batch.id, texts))
 
     def on_stage_end(self, stage, stage_loss, epoch=None):
-        self.totals = self.totals.of_all_processes()
         if stage == sb.Stage.TRAIN:
             self._train_loss = stage_loss
             # Validation may take long, and fail.
             self._save_checkpoint({}, end_of_epoch=False)
-        elif stage == sb.Stage.VALID:
+            return
+        self.totals = self.totals.of_all_processes()
+        if stage == sb.Stage.VALID:
             self._end_epoch(epoch)
 
     def _end_epoch(self, epoch):
