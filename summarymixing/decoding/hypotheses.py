@@ -1,0 +1,31 @@
+"""What a search finds: `search.nbest(modules, encoded, lengths)` is a list of these an utterance."""
+
+from typing import NamedTuple
+
+
+class Hypothesis(NamedTuple):
+    """Tokens and what they score, in all and by source.
+
+    Arguments
+    ---------
+    tokens : list of int
+        Without the tokens that begin and end a sentence.
+    score : float
+        What a list of hypotheses is sorted by, the highest first.
+    parts : dict of str to float
+        Natural log probabilities of the whole hypothesis by source, not weighted: "attention",
+        "ctc", "lm", "ngram", those that the search used.
+    complete : bool
+        False: the limit on the length came before the end of the sentence.
+
+    Example
+    -------
+    >>> best = Hypothesis([4, 7], -1.5, {"attention": -2.0, "ctc": -1.0})
+    >>> best.tokens, best.complete
+    ([4, 7], True)
+    """
+
+    tokens: list
+    score: float
+    parts: dict
+    complete: bool = True
