@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import shutil
+import time
 import zlib
 
 import yaml
@@ -57,6 +58,9 @@ class WholeCheckpointer(Checkpointer):
         InputError
             If it cannot be written; earlier checkpoints are as they were.
         """
+        # SpeechBrain takes the one with the latest time for the newest, and clocks are set back.
+        before = [checkpoint.meta["unixtime"] for checkpoint in self.list_checkpoints()]
+        meta = {"unixtime": max([time.time(), *(then + 0.001 for then in before)])} | meta
         saved = self.save_checkpoint(meta, end_of_epoch, verbosity=logging.DEBUG)
         if saved is not None:  # the main process
             self._delete_all_but(saved, metric, count)

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 
 import pytest
 import torch
@@ -42,6 +43,16 @@ def test_the_newest_and_the_best_are_kept(saver, model, tmp_path):
     within = saver.find_checkpoint().path
     assert set(tmp_path.iterdir()) == {paths[1], paths[3], within}
     assert CHECKSUMS in names(within)
+
+
+def test_the_newest_is_the_last_one_saved_though_the_clock_is_set_back(saver, model, monkeypatch):
+    save(saver, model, 1.0)
+    monkeypatch.setattr(time, "time", lambda: 1e9)
+    second = save(saver, model, 2.0)
+    assert saver.find_checkpoint().path == second
+    assert save(saver, model, 3.0) != second
+    saver.recover_if_possible()
+    assert (model.weight == 3).all()
 
 
 def test_half_a_checkpoint_has_no_name(saver, model, tmp_path, monkeypatch):
