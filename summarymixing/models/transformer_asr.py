@@ -12,6 +12,7 @@ from torch import nn
 from summarymixing.errors import InputError
 from summarymixing.models.branchformer import BranchformerEncoder, BranchformerEncoderLayer
 from summarymixing.models.conformer import ConformerEncoder, ConformerEncoderLayer
+from summarymixing.models.decoder import CausalSummaryMixing
 from summarymixing.models.mixers import MIXERS, UnlimitedPositionalEncoding, make_mixer
 from summarymixing.models.streaming import check_chunks
 from summarymixing.models.transformer import TransformerEncoder, TransformerEncoderLayer
@@ -22,6 +23,7 @@ ENCODERS = ("conformer", "branchformer", "transformer")
 # What works chunk by chunk.
 CHUNKED_ENCODERS = ("conformer", "branchformer")
 CHUNKED_MIXERS = ("SummaryMixing", "RoPEMHA", "none")
+DECODER_MIXERS = ("attention", "SummaryMixing")
 
 
 class TransformerASR(host.TransformerASR):
@@ -53,6 +55,11 @@ class TransformerASR(host.TransformerASR):
         Of the `SummaryMixing` cell; widths default to d_model.
     causal : bool
         Only with SpeechBrain's attention types. SpeechBrain's default is True, ours is False.
+    decoder_mixer : str
+        What mixes the decoder's tokens: "attention", SpeechBrain's self-attention, or
+        "SummaryMixing", a cell over each token and those before it, with `encoder_nhead`, `mode`
+        and widths as in the encoder; its parameters are `decoder.layers.N.self_attn.*`. Attention
+        to the encoder's frames and sinusoidal positions are there with both.
 
     Example
     -------
@@ -99,6 +106,7 @@ class TransformerASR(host.TransformerASR):
         summary_out_dim=None,
         mode="SummaryMixing",
         summaries=None,
+        decoder_mixer="attention",
     ):
         if encoder_module not in ENCODERS:
             raise InputError(
@@ -107,6 +115,10 @@ class TransformerASR(host.TransformerASR):
         if attention_type not in MIXERS:
             raise InputError(
                 f"attention_type must be one of {', '.join(MIXERS)}, got {attention_type!r}"
+            )
+        if decoder_mixer not in DECODER_MIXERS:
+            raise InputError(
+                f"decoder_mixer must be one of {', '.join(DECODER_MIXERS)}, got {decoder_mixer!r}"
             )
         if not isinstance(d_model, int) or d_model < 1:
             raise InputError(f"d_model must be a positive integer, got {d_model!r}")
@@ -155,14 +167,19 @@ class TransformerASR(host.TransformerASR):
             "summary_hid_dim": default(summary_hid_dim, [d_model]),
             "summary_out_dim": default(summary_out_dim, d_model),
             "mode": mode,
-            "summaries": summaries,
         }
         encoder_nhead = default(encoder_nhead, nhead)
 
         def layer():
             hyper_width = d_model * 4 if encoder_module == "branchformer" else d_ffn
             mixer = make_mixer(
-                attention_type, d_model, encoder_nhead, hyper_width, dropout, **summary
+                attention_type,
+                d_model,
+                encoder_nhead,
+                hyper_width,
+                dropout,
+                summaries=summaries,
+                **summary,
             )
             if encoder_module == "conformer":
                 return ConformerEncoderLayer(
@@ -195,6 +212,11 @@ class TransformerASR(host.TransformerASR):
             output_hidden_states,
             layerdrop_prob,
         )
+        if decoder_mixer == "SummaryMixing" and num_decoder_layers:
+            for decoder_layer in self.decoder.layers:
+                decoder_layer.self_attn = CausalSummaryMixing(
+                    enc_dim=d_model, nhead=encoder_nhead, global_dropout=dropout, **summary
+                )
         self._init_params()
 
     def forward(self, src, tgt, wav_len=None, pad_idx=0, dynchunktrain_config=None):
