@@ -1,4 +1,4 @@
-"""What a search finds: `search.nbest(modules, encoded, lengths)` is a list of these an utterance."""
+"""What a search finds: `search.nbest(modules, encoded, lengths)` gives a list of these for each."""
 
 from typing import NamedTuple
 
