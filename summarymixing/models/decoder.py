@@ -35,17 +35,16 @@ class CausalSummaryMixing(SummaryMixing):
     torch.Size([2, 1, 9])
     """
 
-    def forward(self, query, key=None, value=None, attn_mask=None, key_padding_mask=None, **_):
+    def forward(self, query, key=None, value=None, **masks):
         """Called as SpeechBrain's decoder calls its self-attention.
 
         Arguments
         ---------
         query : torch.Tensor
             (batch, tokens, enc_dim).
-        key, value, attn_mask
-            Ignored: the cell mixes a sequence with itself and is causal without a mask.
-        key_padding_mask : torch.Tensor, optional
-            (batch, tokens), True = padding.
+        key, value, attn_mask, key_padding_mask
+            Ignored: the cell mixes a sequence with itself and is causal without a mask, so that no
+            token sees the padding, which is behind it.
 
         Returns
         -------
@@ -54,7 +53,7 @@ class CausalSummaryMixing(SummaryMixing):
         None
             In the place of attention weights.
         """
-        return super().forward(query, attn_mask=_TOKENS, key_padding_mask=key_padding_mask)
+        return super().forward(query, attn_mask=_TOKENS)
 
     def step(self, x, state=None):
         """The next token of every hypothesis.

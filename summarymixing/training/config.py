@@ -22,6 +22,8 @@ MAY_CHANGE = (
     "test_beam_size test_ctc_weight temperature lm_file lm_weight avg_checkpoints avg_metric "
     "max_symbols_per_frame valid_chunk_size valid_left_context test_chunk_size test_left_context"
 ).split()
+# Keys that recipes were given later, and what they were without them.
+CAME_LATER = {"decoder_mixer": "attention"}
 
 
 def load(path, overrides="", optional=()):
@@ -115,10 +117,11 @@ def check_same_experiment(path, overrides, output_folder):
     now = _flat(ruamel.yaml.YAML().load(resolved(path, overrides)))
     # The recipe's own keys before those that they are handed on to.
     for key in sorted(before.keys() | now.keys(), key=lambda key: (key.count("."), key)):
-        if before.get(key) != now.get(key):
+        then = before.get(key, CAME_LATER.get(key.split(".")[-1]))
+        if then != now.get(key):
             raise InputError(
                 f"output_folder {output_folder} holds a different experiment: {key} was "
-                f"{before.get(key)} and is {now.get(key)} now; choose another --output_folder"
+                f"{then} and is {now.get(key)} now; choose another --output_folder"
             )
 
 
