@@ -14,6 +14,7 @@ from pathlib import Path
 
 from summarymixing.dataio import manifests
 from summarymixing.errors import InputError
+from summarymixing.files import write_whole
 
 _TABLES = (".csv", ".tsv", ".jsonl")
 
@@ -99,16 +100,15 @@ def prepare(
     """
     parts = manifests.split_parts(train_splits, valid_splits, test_splits)
     splits = list(dict.fromkeys(split for names in parts.values() for split in names))
-    columns = {
-        "audio": audio_column,
-        "text": text_column,
-        "id": id_column,
-        "speaker": speaker_column,
-        "duration": duration_column,
-        "start": start_column,
-        "split": split_column,
-    }
-    columns = {role: column for role, column in columns.items() if column is not None}
+    columns = _given(
+        audio=audio_column,
+        text=text_column,
+        id=id_column,
+        speaker=speaker_column,
+        duration=duration_column,
+        start=start_column,
+        split=split_column,
+    )
     if split_column is None:
         if os.path.isfile(data_folder):
             raise InputError(f"{data_folder}: one table of all splits needs a split_column")
@@ -134,6 +134,170 @@ def prepare(
         for name, names in parts.items()
     }
     return manifests.prepare(manifest_folder, arguments, sources, loaders)
+
+
+def prepare_files(
+    manifest_folder,
+    train,
+    valid,
+    tests=(),
+    audio_column="audio",
+    text_column="text",
+    id_column=None,
+    speaker_column=None,
+    duration_column=None,
+    start_column=None,
+):
+    """As `prepare`, of a file for each set, wherever it lies.
+
+    Arguments
+    ---------
+    manifest_folder : str or os.PathLike
+        Where the manifests go; created if needed.
+    train, valid : str or os.PathLike
+        A table; one of our manifests, with columns of its own; a folder with a ``metadata.csv`` or
+        ``metadata.jsonl`` that lists its audio, as Hugging Face's audio folders have; or a folder
+        in which Hugging Face's `datasets` saved a data set (``save_to_disk``; the package is
+        needed). A split of such a data set is one of its folders.
+    tests : dict, optional
+        Name of a test set to such a file, or to None: then it is left out.
+    audio_column, text_column, id_column, speaker_column, duration_column, start_column
+        As in `prepare`, of all sets that are no manifests.
+
+    Returns
+    -------
+    paths : dict
+        Manifest paths (str): "train", "valid" and the names of the test sets.
+
+    Raises
+    ------
+    InputError
+        As `prepare`.
+
+    Example
+    -------
+    >>> import soundfile, tempfile, torch
+    >>> root = tempfile.mkdtemp()
+    >>> for name in ("a", "b"):
+    ...     soundfile.write(f"{root}/{name}.wav", torch.zeros(8000).numpy(), 16000)
+    ...     with open(f"{root}/{name}.csv", "w") as file:
+    ...         _ = file.write(f"audio,text\\n{name}.wav,good morning\\n")
+    >>> paths = prepare_files(root + "/manifests", root + "/a.csv", root + "/b.csv")
+    >>> manifests.read(paths["valid"])[0]["wrd"]
+    'good morning'
+    """
+    files = {"train": train, "valid": valid}
+    for name, path in dict(tests).items():
+        if name in files:
+            raise InputError(f"test set {name}: that is the name of another manifest")
+        if path is not None:
+            files[name] = path
+    for name, path in files.items():
+        if not isinstance(path, (str, os.PathLike)) or not str(path):
+            raise InputError(f"{name}: a table or a folder is expected, got {path!r}")
+    files = {name: Path(os.path.abspath(path)) for name, path in files.items()}
+    columns = _given(
+        audio=audio_column,
+        text=text_column,
+        id=id_column,
+        speaker=speaker_column,
+        duration=duration_column,
+        start=start_column,
+    )
+    found = {
+        name: _utterances(path, columns, Path(manifest_folder) / f"{name}_audio")
+        for name, path in files.items()
+    }
+    audio = dict.fromkeys(u.wav for utterances in found.values() for u in utterances)
+    inside = [entry for path in files.values() if path.is_dir() for entry in path.iterdir()]
+    return manifests.prepare(
+        manifest_folder,
+        {
+            "corpus": "files",
+            "files": {name: str(path) for name, path in files.items()},
+            "columns": columns,
+        },
+        manifests.stat_files([*files.values(), *inside, *audio]),
+        {name: partial(lambda found: found, utterances) for name, utterances in found.items()},
+    )
+
+
+def _given(**columns):
+    return {role: column for role, column in columns.items() if column is not None}
+
+
+def _utterances(path, columns, folder):
+    """Those of a table, a manifest or a folder; audio that is inside a table goes into `folder`."""
+    if path.is_dir():
+        if (path / "state.json").is_file():
+            return _saved_dataset(path, columns, folder)
+        lists = [path / f"metadata{suffix}" for suffix in (".csv", ".jsonl")]
+        found = [file for file in lists if file.is_file()]
+        if not found:
+            raise InputError(
+                f"{path}: neither a metadata.csv or metadata.jsonl of an audio folder, nor a data "
+                "set that was saved to disk (a state.json; of several splits, name one's folder)"
+            )
+        path = found[0]
+        columns = columns | {"audio": "file_name"}
+    elif path.suffix == ".csv" and _is_manifest(path):
+        return [
+            manifests.Utterance(
+                row["ID"],
+                os.path.abspath(path.parent / row["wav"]),
+                row["spk_id"],
+                row["wrd"],
+                row.get("start"),
+                row.get("stop"),
+            )
+            for row in manifests.read(path)
+        ]
+    return [_utterance(*row) for row in _read(path, columns)]
+
+
+def _is_manifest(path):
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            return set(manifests.COLUMNS) <= set(next(csv.reader(file), ()))
+    except (OSError, ValueError):  # for the reading of tables to say
+        return False
+
+
+def _saved_dataset(path, columns, folder):
+    try:
+        import datasets  # an optional package
+    except ImportError:
+        raise InputError(
+            f"{path}: a saved data set is read by Hugging Face's package: pip install datasets"
+        ) from None
+    try:
+        rows = datasets.load_from_disk(str(path))
+    except Exception as error:  # of whatever kind; damaged files are the user's
+        raise InputError(f"{path}: cannot be read: {' '.join(str(error).split())}") from error
+    for column in columns.values():
+        if column not in rows.column_names:
+            raise InputError(
+                f"{path}: there is no column {column}; found {', '.join(rows.column_names)}"
+            )
+    if isinstance(rows.features[columns["audio"]], datasets.Audio):
+        rows = rows.cast_column(columns["audio"], datasets.Audio(decode=False))
+    rows = rows.select_columns(list(columns.values()))
+    return [_utterance(path, n, _row(row, columns, folder, n)) for n, row in enumerate(rows)]
+
+
+def _row(row, columns, folder, number):
+    """A row by role, its audio in a file: as it was, or written into `folder`."""
+    row = {"id": f"{number:08d}"} | {role: row[column] for role, column in columns.items()}
+    audio = row["audio"]
+    if isinstance(audio, dict):
+        name, content = audio["path"], audio["bytes"]
+        if content is not None:
+            file = folder / f"{number:08d}{os.path.splitext(name or '')[1] or '.wav'}"
+            if not file.is_file() or file.stat().st_size != len(content):
+                write_whole(file, content)
+            name = str(file.absolute())
+        row["audio"] = name
+    return row
 
 
 def _table(folder, split):
@@ -167,9 +331,7 @@ def _read(path, columns):
     """Rows of a table: its path, the line and the values by role, None where there are none."""
     readers = {".csv": _read_csv, ".tsv": manifests.read_tsv, ".jsonl": _read_jsonl}
     if path.suffix not in readers or path.is_dir():
-        raise InputError(
-            f"{path}: a table ({', '.join(_TABLES)}) is expected if there is a split_column"
-        )
+        raise InputError(f"{path}: a table ({', '.join(_TABLES)}) is expected")
     try:
         rows = list(readers[path.suffix](path, list(columns.values())))
     except FileNotFoundError:

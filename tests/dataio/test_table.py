@@ -222,3 +222,90 @@ def test_missing_tables(tmp_path):
     write_table(path.with_suffix(".jsonl"), rows_of("dev"))
     with pytest.raises(InputError, match="more than one table for dev: dev.csv, dev.jsonl"):
         prepare(path.parent, tmp_path, ("dev", "dev", []))
+
+
+# A file for each set, wherever it lies
+
+
+def prepare_files(tmp_path, train, valid, tests=(), **columns):
+    return table.prepare_files(tmp_path / "manifests", train, valid, tests, **COLUMNS | columns)
+
+
+def test_a_file_for_each_set(audio, tmp_path):
+    train = write_table(
+        tmp_path / "a" / "mine.tsv", [row | {"said": "ja"} for row in rows_of("train")]
+    )
+    valid = write_table(tmp_path / "b" / "mine.jsonl", rows_of("dev"))
+    tests = {"test": write_table(tmp_path / "b" / "t.csv", rows_of("test")), "old": None}
+    paths = prepare_files(tmp_path, train, valid, tests, id_column="utt")
+    assert list(paths) == ["train", "valid", "test"]
+    assert [row["wrd"] for row in manifests.read(paths["train"])] == ["ja"] * 3
+    assert [row["ID"] for row in manifests.read(paths["valid"])] == ["dev0", "dev1", "dev2"]
+    # A manifest says itself what its columns are, and where its segments begin.
+    again = table.prepare_files(tmp_path / "again", paths["train"], paths["valid"])
+    assert [*manifests.read(again["valid"])] == [*manifests.read(paths["valid"])]
+
+
+def test_segments_of_a_manifest_stay(audio, tmp_path):
+    rows = [row | {"from": 0.05} for row in rows_of("train")]
+    path = write_table(tmp_path / "a" / "t.csv", rows)
+    paths = prepare_files(tmp_path, path, path, start_column="from")
+    again = table.prepare_files(tmp_path / "again", paths["train"], paths["valid"])
+    first, second = (manifests.read(found["train"]) for found in (paths, again))
+    assert [*first] == [*second]
+    assert first[0]["start"] == pytest.approx(0.05)
+
+
+def test_a_file_that_changed_is_prepared_again(audio, tmp_path):
+    path = write_table(tmp_path / "a" / "t.csv", rows_of("train"))
+    prepare_files(tmp_path, path, path)
+    write_table(path, [row | {"said": "new words here"} for row in rows_of("train")])
+    paths = prepare_files(tmp_path, path, path)
+    assert manifests.read(paths["train"])[0]["wrd"] == "new words here"
+
+
+def test_an_audio_folder(audio, tmp_path):
+    rows = [{"file_name": f"train-{i}.wav", "said": text} for i, text in enumerate(TEXTS)]
+    write_table(audio / "metadata.csv", rows)
+    paths = prepare_files(tmp_path, audio, audio)
+    found = manifests.read(paths["train"])
+    assert [row["wav"] for row in found] == [str(audio / f"train-{i}.wav") for i in range(3)]
+
+
+def test_a_saved_data_set(audio, tmp_path):
+    datasets = pytest.importorskip("datasets", reason="Hugging Face's datasets is not installed")
+    files = [str(audio / f"train-{i}.wav") for i in range(3)]
+    content = [{"bytes": open(file, "rb").read(), "path": "x.wav"} for file in files]
+    columns = {"path": content, "said": ["eins", "zwei", "drei"]}
+    inside = datasets.Dataset.from_dict(columns).cast_column("path", datasets.Audio())
+    inside.save_to_disk(tmp_path / "inside")
+    columns = {"path": files, "said": ["eins", "zwei", "drei"]}
+    datasets.Dataset.from_dict(columns).save_to_disk(tmp_path / "beside")
+    paths = prepare_files(tmp_path, tmp_path / "inside", tmp_path / "beside")
+    for inside, beside, file in zip(
+        manifests.read(paths["train"]), manifests.read(paths["valid"]), files, strict=True
+    ):
+        assert inside["wrd"] == beside["wrd"]
+        assert beside["wav"] == file != inside["wav"]
+        audio_inside = manifests.read_audio(inside, 16000)
+        assert (audio_inside == manifests.read_audio(beside, 16000)).all()
+    with pytest.raises(InputError, match="no column nothing; found path, said"):
+        prepare_files(tmp_path, tmp_path / "inside", tmp_path / "beside", text_column="nothing")
+
+
+@pytest.mark.parametrize(
+    "train, said",
+    (
+        ("gone.csv", "gone.csv: there is no such table"),
+        ("notes.txt", "notes.txt: a table"),
+        ("folder", "neither a metadata.csv"),
+        (None, "train: a table or a folder is expected, got None"),
+    ),
+)
+def test_what_is_no_table(audio, tmp_path, train, said):
+    (tmp_path / "notes.txt").write_text("path,said\n")
+    (tmp_path / "folder").mkdir()
+    valid = write_table(tmp_path / "a" / "t.csv", rows_of("dev"))
+    with pytest.raises(InputError, match=said) as caught:
+        prepare_files(tmp_path, train and tmp_path / train, valid)
+    assert "\n" not in str(caught.value)
