@@ -22,6 +22,7 @@ logger = logging.getLogger(__name__)
 NAMED = 20  # left-out utterances that are named in the log; the file has them all
 _LOUDEST = 1e4
 _PATIENCE = 600  # seconds for a batch: a disk that hangs ends the run instead of hanging it
+_FAREWELL = 5  # seconds for a killed process to be gone
 
 
 class Utterances(Dataset):
@@ -278,19 +279,31 @@ def _outlive_sigterm(worker):
 def ended_with_its_workers():
     """Within this, data workers that hang or die end the run, with one line.
 
+    Whatever ends it, no worker that waits for a disk is waited for.
+
     Raises
     ------
     InputError
     """
     try:
         yield
-    except RuntimeError as error:
-        if "DataLoader" not in str(error):
+    except BaseException as error:
+        _kill_workers()
+        # A worker that dies may take away a batch that is being fetched from it.
+        lost = isinstance(error, (ConnectionError, EOFError))
+        if not lost and not (isinstance(error, RuntimeError) and "DataLoader" in str(error)):
             raise
-        for worker in multiprocessing.active_children():
-            worker.kill()  # one that waits for a disk would be waited for
         reason = " ".join(str(error).split())
         raise InputError(
             f"a data worker gave nothing for {_PATIENCE} s, or died ({reason}): look at the disk "
             "that the audio is on, and at memory; the same command goes on from the last checkpoint"
         ) from error
+
+
+def _kill_workers():
+    # Torch's handler would raise an error of its own for every one that is killed.
+    handler = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    for worker in multiprocessing.active_children():
+        worker.kill()
+        worker.join(_FAREWELL)
+    signal.signal(signal.SIGCHLD, handler)

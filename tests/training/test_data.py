@@ -1,4 +1,8 @@
 import csv
+import multiprocessing
+import os
+import signal
+import time
 
 import pytest
 import soundfile
@@ -166,3 +170,63 @@ def test_samples_far_beyond_full_scale_are_unreadable(rows, tokenizer, tmp_path)
     samples[800] = 3e30
     soundfile.write(tmp_path / "u0.wav", samples.numpy(), 16000, subtype="FLOAT")
     assert "full scale" in data.Utterances(rows, tokenizer, may_fail=True)[0].reason
+
+
+class Waiting(torch.utils.data.Dataset):
+    """The numbers from 0 to 7, and for number 4 what `happens`."""
+
+    def __init__(self, happens):
+        self.happens = happens
+
+    def __len__(self):
+        return 8
+
+    def __getitem__(self, index):
+        if index == 4:
+            self.happens()
+        return index
+
+
+def _read(happens, monkeypatch, error=None):
+    """Reads them with two workers until number 2 came, whereupon `error` is raised."""
+    monkeypatch.setattr(data, "_PATIENCE", 1)
+    with data.ended_with_its_workers():
+        numbers = iter(torch.utils.data.DataLoader(Waiting(happens), 1, **data._workers(2)))
+        for number in numbers:
+            if number == 2 and error is not None:
+                raise error
+
+
+@pytest.mark.parametrize(
+    "happens",
+    (
+        lambda: time.sleep(600),
+        lambda: os._exit(3),
+        lambda: os.kill(os.getpid(), signal.SIGKILL),
+    ),
+    ids=("hangs", "exits", "is killed"),
+)
+def test_a_data_worker_that_hangs_or_dies_ends_the_run(happens, monkeypatch, capfd):
+    iter(torch.utils.data.DataLoader(range(2), num_workers=1))  # torch sets its handler
+    handler = signal.getsignal(signal.SIGCHLD)
+    with pytest.raises(InputError, match="a data worker .*look at the disk") as caught:
+        _read(happens, monkeypatch)
+    assert len(str(caught.value).splitlines()) == 1
+    assert not multiprocessing.active_children()
+    assert "Traceback" not in capfd.readouterr().err
+    assert signal.getsignal(signal.SIGCHLD) is handler
+
+
+@pytest.mark.parametrize(
+    "error", (ZeroDivisionError("a bug"), SystemExit(75), RuntimeError("CUDA"))
+)
+def test_an_error_elsewhere_does_not_wait_for_a_worker_that_hangs(error, monkeypatch, capfd):
+    with pytest.raises(type(error)) as caught:
+        _read(lambda: time.sleep(600), monkeypatch, error)
+    assert caught.value is error
+    assert not multiprocessing.active_children()
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_what_goes_well_is_left_alone(monkeypatch):
+    _read(lambda: None, monkeypatch)
