@@ -1,19 +1,16 @@
-"""Searches on SpeechBrain's searchers, in which an utterance's neighbours play no part.
+"""Searches of CTC and attention models, in which an utterance's neighbours play no part.
 
 A search is built from numbers in YAML and called with the model's modules:
-`search(modules, encoded, lengths)` gives a list of token lists.
+`search(modules, encoded, lengths)` gives a list of token lists, and `search.nbest` with the same
+arguments all hypotheses with their scores.
 """
 
 import os
 
 import torch
-from speechbrain.decoders import (
-    CTCScorer,
-    S2STransformerBeamSearcher,
-    ScorerBuilder,
-    TransformerLMScorer,
-)
+from speechbrain.decoders import CTCScorer, ScorerBuilder, TransformerLMScorer
 
+from summarymixing.decoding.beam import BeamSearcher
 from summarymixing.errors import InputError
 
 BLANK, BOS, EOS = 0, 1, 2
@@ -84,8 +81,8 @@ class CTCGreedySearch:
 class JointBeamSearch:
     """SpeechBrain's joint CTC/attention beam search, with a language model if there is one.
 
-    Every utterance is searched alone: in a batch, SpeechBrain's limit on the number of steps
-    comes from the longest utterance, so that a hypothesis may depend on its neighbours.
+    The search is `BeamSearcher`: for each utterance, whatever the batch, the hypotheses are those
+    that SpeechBrain's searcher finds for the utterance alone.
 
     Arguments
     ---------
@@ -102,6 +99,8 @@ class JointBeamSearch:
         Its state dict.
     lm_weight : float
     lm_temperature : float
+    max_bytes : int, optional
+        As in `BeamSearcher`: utterances that need more together are not searched together.
 
     Example
     -------
@@ -127,6 +126,7 @@ class JointBeamSearch:
         lm_file=None,
         lm_weight=0.0,
         lm_temperature=1.15,
+        max_bytes=None,
     ):
         if beam_size < 1:
             raise InputError(f"beam_size must be at least 1, got {beam_size}")
@@ -146,21 +146,33 @@ class JointBeamSearch:
         self.lm_file = lm_file
         self.lm_weight = lm_weight
         self.lm_temperature = lm_temperature
+        self.max_bytes = max_bytes
         self._searcher = None
 
     def __call__(self, modules, encoded, lengths):
         """encoded (batch, time, d_model), lengths (batch,) in frames → list of lists of int."""
-        if self._searcher is None:
+        return [found[0].tokens for found in self.nbest(modules, encoded, lengths)]
+
+    def nbest(self, modules, encoded, lengths):
+        """The hypotheses of each utterance, the best first; see `BeamSearcher.nbest`.
+
+        Arguments
+        ---------
+        modules : dict
+            With "Transformer", "seq_lin" and, for CTC, "ctc_lin".
+        encoded : torch.Tensor
+            (batch, time, d_model).
+        lengths : torch.Tensor
+            (batch,), int, in frames.
+
+        Returns
+        -------
+        list of list of Hypothesis
+            At most `beam_size` each, with the parts "attention", "ctc" and "lm".
+        """
+        if self._searcher is None or self._searcher.model is not modules["Transformer"]:
             self._searcher = self._build(modules, encoded.device)
-        hypotheses = []
-        for frames, length in zip(encoded, lengths.tolist()):
-            # SpeechBrain's searcher has no result without a step, however short the utterance.
-            self._searcher.max_decode_ratio = max(self.max_decode_ratio, 1.5 / length)
-            found, *_ = self._searcher(
-                frames[:length].unsqueeze(0), torch.ones(1, device=encoded.device)
-            )
-            hypotheses.append(list(found[0]))
-        return hypotheses
+        return self._searcher.nbest(encoded, lengths)
 
     def _build(self, modules, device):
         scorers, weights = [], {}
@@ -177,7 +189,7 @@ class JointBeamSearch:
         if self.ctc_weight > 0:
             scorers.append(CTCScorer(modules["ctc_lin"], blank_index=BLANK, eos_index=EOS))
             weights["ctc"] = self.ctc_weight
-        return S2STransformerBeamSearcher(
+        return BeamSearcher(
             modules=[modules["Transformer"], modules["seq_lin"]],
             temperature=self.temperature,
             bos_index=BOS,
@@ -188,6 +200,8 @@ class JointBeamSearch:
             using_eos_threshold=False,
             length_normalization=True,
             scorer=ScorerBuilder(full_scorers=scorers, weights=weights) if scorers else None,
+            max_bytes=self.max_bytes,
+            carry_ctc_scores=False,
         )
 
 
