@@ -22,8 +22,11 @@ INSIDE = {
     "dataio": {"files", "errors"},
     "scoring": {"errors"},
     "training": {"dataio", "scoring", "decoding", "ops", "files", "errors"},
-    # Of training: what a checkpoint holds.
-    "inference": {"training", "dataio", "decoding", "models", "nnet", "ops", "errors"},
+    # Of training: what a checkpoint holds; of scoring: what a model card says.
+    "inference": {
+        *("training", "dataio", "scoring", "decoding", "models", "nnet", "ops"),
+        *("files", "errors"),
+    },
 }
 # And of other packages, the standard library aside, where that is limited.
 OUTSIDE = {

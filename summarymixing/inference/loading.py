@@ -1,16 +1,25 @@
-"""A trained recogniser, from the folder that its training left."""
+"""A trained recogniser, from the folder that its training left or from a package of it.
 
+A package may come from anywhere, and no code of it is run: it is read from JSON and safetensors.
+"""
+
+import hashlib
 import io
+import json
 import os
 
 import ruamel.yaml
 import torch
+import speechbrain as sb
 from hyperpyyaml import load_hyperpyyaml
+from speechbrain.utils.dynamic_chunk_training import DynChunkTrainConfig
+from torch import nn
 
 from summarymixing.dataio import tokenizer as tokenizers
 from summarymixing.decoding.searches import CTCGreedySearch
 from summarymixing.decoding.transducer import TransducerGreedySearch
 from summarymixing.errors import InputError
+from summarymixing.inference import tree
 from summarymixing.training.checkpoints import WholeCheckpointer, load_average, recoverable_model
 
 # Of a recipe: the rest (data, augmentation, optimizer, language models) is for training and tests.
@@ -18,6 +27,12 @@ _KEYS = (
     "sample_rate compute_features model tokenizer_file output_neurons avg_checkpoints avg_metric "
     "valid_search"
 ).split()
+_CHUNKS = "dynchunktrain_config_sampler"
+
+# The files of a package, and the version of what stands in the first.
+CONFIG, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer.model"
+FORMAT_VERSION = 1
+_STATISTICS = ("count", "glob_mean", "glob_std")  # of `normalize`, which has them in no state dict
 
 
 class Recogniser:
@@ -36,10 +51,20 @@ class Recogniser:
     search : callable, optional
         A greedy one (with `step`), as in a recipe. Left out: a transducer's if the modules are
         there, CTC's otherwise.
+    of_test : callable, optional
+        Gives the search of the training's test, and the `DynChunkTrainConfig` that it encodes
+        with or None. Called once, when they are needed: a language model may be among them.
     """
 
     def __init__(
-        self, modules, compute_features, tokenizer, sample_rate, device="cpu", search=None
+        self,
+        modules,
+        compute_features,
+        tokenizer,
+        sample_rate,
+        device="cpu",
+        search=None,
+        of_test=None,
     ):
         self.device = torch.device(device)
         # Each module by itself: what ModuleDict.to() does is not enough for InputNormalization.
@@ -48,6 +73,51 @@ class Recogniser:
         self.tokenizer = tokenizer
         self.sample_rate = sample_rate
         self.search = search if hasattr(search, "step") else _greedy_search(modules)
+        self._of_test = of_test
+        self._tested = None
+
+    @property
+    def test_search(self):
+        """The search of the training's test."""
+        return self._test()[0]
+
+    @property
+    def test_chunks(self):
+        """The `DynChunkTrainConfig` that the training's test encodes with, or None."""
+        return self._test()[1]
+
+    @torch.no_grad()
+    def test(self, waveforms, lengths):
+        """What the training's test finds, with its search and in its chunks.
+
+        Arguments
+        ---------
+        waveforms : torch.Tensor
+            (batch, samples).
+        lengths : torch.Tensor
+            (batch,), int, in samples.
+
+        Returns
+        -------
+        list of list of int
+            Tokens.
+
+        Raises
+        ------
+        InputError
+            If the search cannot be built, as without the file of its language model.
+        """
+        search, chunks = self._test()
+        frames, lengths = self.front_end(waveforms, lengths)
+        encoded = self.modules["Transformer"].encode(frames, lengths, dynchunktrain_config=chunks)
+        return search(self.modules, encoded.float(), lengths)
+
+    def _test(self):
+        if self._of_test is None:
+            raise InputError("of this recogniser it is not known with what search it was tested")
+        if self._tested is None:
+            self._tested = self._of_test()
+        return self._tested
 
     @torch.no_grad()
     def front_end(self, waveforms, lengths):
@@ -67,9 +137,14 @@ class Recogniser:
         lengths : torch.Tensor
             (batch,), int64, in frames.
         """
-        features, lengths = self.compute_features(waveforms, lengths)
-        features = self.modules["normalize"](features, (lengths - 0.5) / features.shape[1])
-        return self.modules["CNN"](features, lengths)
+        return front_end(self.compute_features, self.modules, waveforms, lengths)
+
+
+def front_end(compute_features, modules, waveforms, lengths):
+    """As `Recogniser.front_end`."""
+    features, lengths = compute_features(waveforms, lengths)
+    features = modules["normalize"](features, (lengths - 0.5) / features.shape[1])
+    return modules["CNN"](features, lengths)
 
 
 def load(folder, device="cpu"):
@@ -78,7 +153,7 @@ def load(folder, device="cpu"):
     Arguments
     ---------
     folder : str or os.PathLike
-        A recipe's `output_folder`.
+        A recipe's `output_folder`, or a package that scripts/package.py has made of one.
     device : str or torch.device
 
     Returns
@@ -88,38 +163,228 @@ def load(folder, device="cpu"):
     Raises
     ------
     InputError
-        If there is no such folder, something is missing in it, or its parts do not fit.
+        If there is no such folder, something is missing in it or damaged, or its parts do not fit.
     """
     folder = os.fspath(folder)
     if not os.path.isdir(folder):
-        raise InputError(f"{folder}: no such folder; give the output_folder of a training")
-    hparams = _hyperparameters(os.path.join(folder, "hyperparams.yaml"))
-    path = hparams["tokenizer_file"] or os.path.join(folder, "tokenizer.model")
-    tokenizer = tokenizers.load(path)
-    tokenizers.check_fits(tokenizer, hparams["output_neurons"], path)
-    modules = hparams["model"]["modules"]
-    _load_checkpoints(folder, modules, hparams["avg_metric"], hparams["avg_checkpoints"])
-    try:
-        return Recogniser(
-            modules,
-            hparams["compute_features"],
-            tokenizer,
-            hparams["sample_rate"],
-            device,
-            hparams["valid_search"],
+        raise InputError(
+            f"{folder}: no such folder; give the output_folder of a training, or a package"
         )
+    parts = _package(folder) if is_package(folder) else _run(folder)
+    try:
+        return Recogniser(**parts, device=device)
     except (RuntimeError, AssertionError) as error:  # how torch says that there is no such device
         raise InputError(f"device {device}: {_line(error)}") from error
 
 
-def _hyperparameters(path):
+def is_package(folder):
+    """Whether a folder is a package rather than the output folder of a training."""
+    return os.path.isfile(os.path.join(folder, CONFIG))
+
+
+def _run(folder):
+    """Arguments of `Recogniser`."""
+    path = os.path.join(folder, "hyperparams.yaml")
+    hparams = _hyperparameters(path, _KEYS)
+    modules = hparams["model"]["modules"]
+    _load_checkpoints(folder, modules, hparams["avg_metric"], hparams["avg_checkpoints"])
+
+    def of_test():
+        test = _hyperparameters(path, ["test_search"], [_CHUNKS])
+        sampler = test.get(_CHUNKS)
+        return test["test_search"], sampler and sampler(sb.Stage.TEST)
+
+    return {
+        "modules": modules,
+        "compute_features": hparams["compute_features"],
+        "tokenizer": _tokenizer(
+            hparams["tokenizer_file"] or os.path.join(folder, TOKENIZER), hparams["output_neurons"]
+        ),
+        "sample_rate": hparams["sample_rate"],
+        "search": hparams["valid_search"],
+        "of_test": of_test,
+    }
+
+
+def _tokenizer(path, size):
+    tokenizer = tokenizers.load(path)
+    tokenizers.check_fits(tokenizer, size, path)
+    return tokenizer
+
+
+def _package(folder):
+    """Arguments of `Recogniser`."""
+    config = read_config(folder)
+    chunks = config["test_chunks"]
+    modules = {name: _built(folder, node, nn.Module) for name, node in config["modules"].items()}
+    load_weights(os.path.join(folder, WEIGHTS), modules)
+    return {
+        "modules": modules,
+        "compute_features": _built(folder, config["compute_features"], nn.Module),
+        "tokenizer": _tokenizer(os.path.join(folder, TOKENIZER), config["output_neurons"]),
+        "sample_rate": config["sample_rate"],
+        "search": _built(folder, config["search"]),
+        "of_test": lambda: (
+            _built(folder, config["test_search"]),
+            chunks and DynChunkTrainConfig(**chunks),
+        ),
+    }
+
+
+def _built(folder, node, kind=object):
+    path = os.path.join(folder, CONFIG)
+    try:
+        found = tree.build(node, folder)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    if not isinstance(found, kind):
+        raise InputError(f"{path}: {str(node)[:80]} is no {kind.__name__}")
+    return found
+
+
+_TYPES = {
+    "sample_rate": int,
+    "output_neurons": int,
+    "compute_features": dict,
+    "modules": dict,
+    "search": (dict, type(None)),
+    "test_search": dict,
+    "test_chunks": (dict, type(None)),
+    "files": dict,
+}
+
+
+def read_config(folder):
+    """What a package says of itself, checked: `config.json`, and the files that it names.
+
+    Arguments
+    ---------
+    folder : str or os.PathLike
+
+    Returns
+    -------
+    dict
+        See `summarymixing.inference.packaging`.
+
+    Raises
+    ------
+    InputError
+        If it cannot be read, is of a newer version, or a file is missing or damaged.
+    """
+    path = os.path.join(folder, CONFIG)
+    try:
+        with open(path, encoding="utf-8") as file:
+            config = json.load(file)
+        version = config["format_version"]
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}; give a package") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: it is no JSON, or damaged: {_line(error)}") from error
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{path}: no package of scripts/package.py (no format_version)") from error
+    if not isinstance(version, int) or version > FORMAT_VERSION:
+        raise InputError(
+            f"{path}: it is of format {version}, and this version of summarymixing reads up to "
+            f"{FORMAT_VERSION}: install a newer one"
+        )
+    for key, kind in _TYPES.items():
+        if key not in config:
+            raise InputError(f"{path}: the key {key!r} is missing")
+        if not isinstance(config[key], kind):
+            raise InputError(f"{path}: {key} cannot be {str(config[key])[:80]!r}")
+    for name, digest in config["files"].items():
+        _check_file(os.path.join(folder, os.path.basename(name)), digest)
+    return config
+
+
+def _check_file(path, digest):
+    try:
+        found = sha256(path)
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}; the package is not complete") from error
+    if found != digest:
+        raise InputError(f"{path}: the file is damaged, or not the package's own (SHA-256 differs)")
+
+
+def sha256(path):
+    """The digest of a file, in hexadecimal."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 22):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def weights(modules):
+    """All that modules have learnt: parameters, buffers, and the statistics of `normalize`.
+
+    Arguments
+    ---------
+    modules : dict of str to torch.nn.Module
+
+    Returns
+    -------
+    dict of str to torch.Tensor
+    """
+    found = dict(nn.ModuleDict(modules).state_dict())
+    for name in _STATISTICS:
+        value = getattr(modules["normalize"], name)
+        found[f"normalize.{name}"] = torch.as_tensor(value)
+    return found
+
+
+def load_weights(path, modules):
+    """Reads a file of safetensors into modules, strictly.
+
+    Raises
+    ------
+    InputError
+        If it cannot be read, or a tensor is missing, surplus or of another shape.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            found = {name: file.get_tensor(name) for name in file.keys()}
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{path}: the weights cannot be read: {_line(error)}") from error
+    expected = weights(modules)
+    check_same_names(path, found, expected)
+    for name, tensor in expected.items():
+        # Without data there are no statistics yet, of any shape.
+        if tensor.shape != found[name].shape and not name.startswith("normalize.glob_"):
+            raise InputError(
+                f"{path}: {name} is of shape {[*found[name].shape]}, and the model's is "
+                f"{[*tensor.shape]}"
+            )
+    normalize = modules["normalize"]
+    normalize.count = int(found.pop("normalize.count"))
+    for name in _STATISTICS[1:]:
+        setattr(normalize, name, found.pop(f"normalize.{name}"))
+    nn.ModuleDict(modules).load_state_dict(found, strict=True)
+
+
+def check_same_names(path, found, expected):
+    """Raises InputError for the first name that is in one and not in the other."""
+    for name in expected:
+        if name not in found:
+            raise InputError(f"{path}: {name} is missing, which the model has")
+    for name in found:
+        if name not in expected:
+            raise InputError(f"{path}: {name} is surplus: the model has nothing of that name")
+
+
+def _hyperparameters(path, keys, optional=()):
     if not os.path.isfile(path):
-        raise InputError(f"{path}: no such file; give the output_folder of a training")
+        raise InputError(
+            f"{path}: no such file; give the output_folder of a training, or a package"
+        )
     try:
         with open(path, encoding="utf-8") as file:
             whole = ruamel.yaml.YAML().load(file)
+        keys = [*keys, *(key for key in optional if key in whole)]
         part = io.StringIO()
-        ruamel.yaml.YAML().dump({key: whole[key] for key in _KEYS}, part)
+        ruamel.yaml.YAML().dump({key: whole[key] for key in keys}, part)
         return load_hyperpyyaml(part.getvalue())
     except KeyError as error:
         raise InputError(f"{path}: the key {error} is missing") from error
