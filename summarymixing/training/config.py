@@ -58,8 +58,8 @@ def load(path, overrides="", optional=()):
     ...     load(file.name, "width: 8")
     {'width': 8, 'copy': 8}
     """
-    overrides = _overrides(overrides)
-    _check_keys(path, overrides, optional)
+    overrides = read_overrides(overrides)
+    check_keys(path, overrides, optional)
     try:
         with open(path, encoding="utf-8") as file:
             return load_hyperpyyaml(file, overrides, overrides_must_match=False)
@@ -128,7 +128,7 @@ def check_same_experiment(path, overrides, output_folder):
 def resolved(path, overrides):
     """The text of a recipe with its includes, references and overrides in place."""
     with open(path, encoding="utf-8") as file:
-        return resolve_references(file, _overrides(overrides), False).getvalue()
+        return resolve_references(file, read_overrides(overrides), False).getvalue()
 
 
 def _flat(tree, prefix=""):
@@ -147,7 +147,8 @@ def _flat(tree, prefix=""):
     return found
 
 
-def _overrides(overrides):
+def read_overrides(overrides):
+    """As a dict, from a dict or from SpeechBrain's YAML of a command line."""
     if isinstance(overrides, str):
         try:
             overrides = ruamel.yaml.YAML(typ="safe", pure=True).load(overrides) or {}
@@ -169,8 +170,19 @@ def _compose(path):
     return {key.value: value for key, value in node.value}
 
 
-def _check_keys(path, overrides, optional):
-    """HyperPyYAML takes any key for a nested override: here it must stand in the fragment."""
+def check_keys(path, overrides, optional=()):
+    """Raises InputError for a key of the overrides, or of an include, that is nowhere known.
+
+    HyperPyYAML takes any key for a nested override: here it must stand in the fragment.
+
+    Arguments
+    ---------
+    path : str
+        The recipe.
+    overrides : dict
+    optional : list of str
+        Keys that the overrides may have although the file has not.
+    """
     top = _compose(path)
     _must_know(overrides, {**top, **dict.fromkeys(optional)}, "command line", path)
     for key, node in top.items():
