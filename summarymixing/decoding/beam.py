@@ -325,113 +325,12 @@ class BeamSearcher(torch.nn.Module):
         ]
 
     def _search(self, encoded, lengths):
-        """The search itself, of utterances with one frame or more, the longest first."""
+        """The search itself, of utterances with one frame or more: a list of `_Found` for each."""
         encoded = encoded.masked_fill(padding_mask(lengths, encoded.shape[1]).unsqueeze(-1), 0)
-        beam, device = self.beam_size, encoded.device
-        limits = [self._steps(frames) for frames in lengths.tolist()]
-        longest = max(most for _, most in limits)
-        scorers = (*self.full_scorers, *self.partial_scorers)
-        start = (encoded, lengths, beam, longest)
-        states = {one: one.start(*start) for one in scorers}
-        decoder = self.decoder and self.decoder.start(*start)
-
-        active = list(range(len(limits)))
-        found = [[] for _ in limits]
-        hypotheses = len(active) * beam
-        tokens = torch.full((hypotheses,), self.bos_index, device=device)
-        sums = encoded.new_full((len(active), beam), -torch.inf, dtype=torch.float32)
-        sums[:, 0] = 0
-        sequences = tokens.new_empty(hypotheses, 0)
-        history = sums.new_empty(hypotheses, 0)
-        parts = torch.zeros(hypotheses, len(self._parts()), dtype=torch.float64, device=device)
-        log_probs = sums.new_zeros(hypotheses, self._vocabulary())
-        for step in range(longest):
-            raw = []
-            if decoder is not None:
-                hidden, decoder = self.decoder.step(tokens, decoder)
-                raw.append((self.fc(hidden).float() / self.temperature).log_softmax(-1))
-                log_probs = self.attn_weight * raw[0]
-            elif not self.carry_ctc_scores:
-                log_probs = torch.zeros_like(log_probs)
-            own = log_probs.clone() if decoder is None else None
-            early = [step < limits[i][0] for i in active]
-            if any(early):
-                early = torch.tensor(early, device=device).repeat_interleave(beam)
-                log_probs[early, self.eos_index] = self.minus_inf
-            if self.using_eos_threshold:
-                eos = log_probs[:, self.eos_index]
-                eos.masked_fill_(eos <= self.eos_threshold * log_probs.amax(-1), self.minus_inf)
-            for one in self.full_scorers:
-                one.block(log_probs)
-                scores, states[one] = one.step(tokens, states[one], None)
-                log_probs += scores * one.weight
-                raw += [scores] if one.part else []
-            if self.partial_scorers:
-                count = int(beam * self.scorer.scorer_beam_scale)
-                count = max(1, min(count, log_probs.shape[1]))
-                candidates = log_probs.topk(count, dim=-1).indices
-            for one in self.partial_scorers:
-                scores, states[one] = one.step(tokens, states[one], candidates)
-                log_probs += scores * one.weight
-                raw += [scores] if one.part else []
-
-            totals = sums.view(-1, 1) + log_probs
-            if self.length_normalization:
-                totals = totals / (step + 1)
-            best, cells = _topk(totals.view(len(active), -1), beam)
-            sums = best * (step + 1) if self.length_normalization else best
-            tokens = (cells % log_probs.shape[1]).flatten()
-            first = torch.arange(len(active), device=device).unsqueeze(1) * beam
-            parents = (cells // log_probs.shape[1] + first).flatten()
-            chosen = (parents, tokens)
-            own = self.attn_weight * raw[0][chosen] if own is None else own[chosen]
-            history = torch.cat([history[parents], own.unsqueeze(1)], 1)
-            sequences = torch.cat([sequences[parents], tokens.unsqueeze(1)], 1)
-            parts = parts[parents]
-            for column, scores in enumerate(raw):
-                parts[:, column] += scores[chosen]
-
-            def keep(row, places, complete):
-                """Adds hypotheses of an utterance to those found, as long as they are wanted."""
-                into = found[active[row]]  # noqa: B023
-                places = places[: beam - len(into)]
-                flat = [row * beam + place for place in places]
-                into += map(
-                    _Found,
-                    sequences[flat].tolist(),  # noqa: B023
-                    history[flat].tolist(),  # noqa: B023
-                    best[row, places].tolist(),  # noqa: B023
-                    parts[flat].tolist(),  # noqa: B023
-                    [complete(place) for place in places],
-                )
-
-            is_eos = tokens.view(-1, beam) == self.eos_index
-            ended = [[] for _ in active]
-            for row, place in is_eos.nonzero().tolist():
-                ended[row].append(place)
-            staying = []
-            for row, i in enumerate(active):
-                if ended[row]:
-                    keep(row, ended[row], lambda place: True)
-                if len(found[i]) < beam and step + 1 == limits[i][1]:
-                    # As SpeechBrain: with those that have ended in this very step once more.
-                    keep(row, list(range(beam)), ended[row].__contains__)
-                if len(found[i]) < beam:
-                    staying.append(row)
-            if not staying:
-                break
-            sums = sums.masked_fill(is_eos, -torch.inf)
-            if len(staying) < len(active):
-                active = [active[row] for row in staying]
-                rows = torch.tensor(staying, device=device)
-                places = (rows.unsqueeze(1) * beam + torch.arange(beam, device=device)).flatten()
-                sums, parents = sums[rows], parents[places]
-                tokens, sequences, history, parts, log_probs = (
-                    x[places] for x in (tokens, sequences, history, parts, log_probs)
-                )
-            states = {one: reordered(state, parents) for one, state in states.items()}
-            decoder = reordered(decoder, parents)
-        return found
+        batch = _Batch(self, encoded, lengths)
+        while batch.active:
+            batch.step()
+        return batch.found
 
 
 class _Found(NamedTuple):
@@ -440,6 +339,139 @@ class _Found(NamedTuple):
     score: float
     parts: list
     complete: bool
+
+
+class _Batch:
+    """The beams of utterances that are searched together; those of each stand side by side.
+
+    Scores are float32 and computed in SpeechBrain's order, so that what ties there ties here.
+    """
+
+    def __init__(self, searcher, encoded, lengths):
+        self.searcher, self.beam = searcher, searcher.beam_size
+        self.limits = [searcher._steps(frames) for frames in lengths.tolist()]
+        self.active = list(range(len(self.limits)))  # the utterance of each row
+        self.found = [[] for _ in self.limits]
+        self.done = 0  # steps
+        start = (encoded, lengths, self.beam, max(most for _, most in self.limits))
+        self.decoder = searcher.decoder and searcher.decoder.start(*start)
+        self.scorers = (*searcher.full_scorers, *searcher.partial_scorers)
+        self.states = [one.start(*start) for one in self.scorers]
+
+        hypotheses = len(self.active) * self.beam
+        self.tokens = torch.full((hypotheses,), searcher.bos_index, device=encoded.device)
+        sums = torch.full((len(self.active), self.beam), -torch.inf, device=encoded.device)
+        sums[:, 0] = 0  # the others are the same hypothesis
+        self.sums = sums.flatten()
+        self.sequences = self.tokens.new_empty(hypotheses, 0)
+        self.history = sums.new_empty(hypotheses, 0)
+        self.parts = sums.new_zeros(hypotheses, len(searcher._parts()), dtype=torch.float64)
+        self.log_probs = sums.new_zeros(hypotheses, searcher._vocabulary())
+
+    def step(self):
+        """One more token for every hypothesis."""
+        decoders, raw = self._score()
+        scores, parents = self._choose(decoders, raw)
+        staying = self._collect(scores.tolist())
+        self.done += 1
+        self.active = [self.active[row] for row in staying]
+        if self.active:
+            self._reorder(parents, staying)
+
+    def _score(self):
+        """Leaves the scores of the next tokens in `log_probs`, (hypotheses, vocabulary).
+
+        Returns what the decoder has to say alone, with its weight, and the log probabilities by
+        source.
+        """
+        searcher, raw = self.searcher, []
+        if self.decoder is not None:
+            hidden, self.decoder = searcher.decoder.step(self.tokens, self.decoder)
+            raw.append((searcher.fc(hidden).float() / searcher.temperature).log_softmax(-1))
+            self.log_probs = searcher.attn_weight * raw[0]
+        elif not searcher.carry_ctc_scores:
+            self.log_probs.zero_()
+        log_probs, eos = self.log_probs, searcher.eos_index
+        decoders = log_probs.clone()
+        early = [self.done < self.limits[i][0] for i in self.active]
+        if any(early):
+            early = torch.tensor(early, device=log_probs.device).repeat_interleave(self.beam)
+            log_probs[early, eos] = searcher.minus_inf
+        if searcher.using_eos_threshold:
+            low = log_probs[:, eos] <= searcher.eos_threshold * log_probs.amax(-1)
+            log_probs[low, eos] = searcher.minus_inf
+        candidates = None
+        for place, one in enumerate(self.scorers):
+            if place < len(searcher.full_scorers):
+                one.block(log_probs)
+            elif candidates is None:
+                count = max(1, int(self.beam * searcher.scorer.scorer_beam_scale))
+                candidates = log_probs.topk(min(count, log_probs.shape[1])).indices
+            scores, self.states[place] = one.step(self.tokens, self.states[place], candidates)
+            log_probs += scores * one.weight
+            raw += [scores] if one.part else []
+        return decoders, raw
+
+    def _choose(self, decoders, raw):
+        """The best hypotheses of each utterance: their scores and where they come from."""
+        totals = self.sums.unsqueeze(1) + self.log_probs
+        length = self.done + 1 if self.searcher.length_normalization else 1
+        scores, cells = _topk((totals / length).view(len(self.active), -1), self.beam)
+        self.sums = (scores * length).flatten()
+        vocabulary = self.log_probs.shape[1]
+        first = torch.arange(0, len(totals), self.beam, device=cells.device)
+        parents = (cells // vocabulary + first.unsqueeze(1)).flatten()
+        self.tokens = (cells % vocabulary).flatten()
+        self.sequences = torch.cat([self.sequences[parents], self.tokens.unsqueeze(1)], 1)
+        own = decoders[parents, self.tokens]
+        self.history = torch.cat([self.history[parents], own.unsqueeze(1)], 1)
+        self.parts = self.parts[parents]
+        for column, log_probs in enumerate(raw):
+            self.parts[:, column] += log_probs[parents, self.tokens]
+        return scores, parents
+
+    def _collect(self, scores):
+        """Adds what has ended to what is found; the rows of utterances that are not finished."""
+        is_eos = self.tokens == self.searcher.eos_index
+        ended = [[] for _ in self.active]
+        for place in is_eos.nonzero().flatten().tolist():
+            ended[place // self.beam].append(place % self.beam)
+        staying = []
+        for row, i in enumerate(self.active):
+            self._keep(row, ended[row], ended[row], scores[row])
+            if self.done + 1 == self.limits[i][1]:
+                # As in SpeechBrain: with those that have ended in this very step once more.
+                self._keep(row, range(self.beam), ended[row], scores[row])
+            if len(self.found[i]) < self.beam:
+                staying.append(row)
+        self.sums = self.sums.masked_fill(is_eos, -torch.inf)
+        return staying
+
+    def _keep(self, row, places, ended, scores):
+        """Adds hypotheses of a row to what is found, until there are `beam_size`."""
+        found = self.found[self.active[row]]
+        places = list(places)[: self.beam - len(found)]
+        if places:
+            flat = [row * self.beam + place for place in places]
+            found += map(
+                _Found,
+                self.sequences[flat].tolist(),
+                self.history[flat].tolist(),
+                [scores[place] for place in places],
+                self.parts[flat].tolist(),
+                [place in ended for place in places],
+            )
+
+    def _reorder(self, parents, staying):
+        """Brings the states into the order of the hypotheses, without those of finished ones."""
+        if len(staying) * self.beam < len(parents):
+            rows = torch.tensor(staying, device=parents.device).unsqueeze(1) * self.beam
+            places = (rows + torch.arange(self.beam, device=parents.device)).flatten()
+            for name in ("tokens", "sums", "sequences", "history", "parts", "log_probs"):
+                setattr(self, name, getattr(self, name)[places])
+            parents = parents[places]
+        self.decoder = reordered(self.decoder, parents)
+        self.states = reordered(self.states, parents)
 
 
 class _CTC:
