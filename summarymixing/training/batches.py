@@ -215,7 +215,11 @@ class Batches(Sampler):
         _, place = self.place(number)
         if place >= len(self._ends):
             return 0.0
-        sizes = self._ends - self._begins
         per_step = self.accumulation * self.world_size
         first = place // per_step * per_step
-        return float(sizes[place] * self.world_size / sizes[first : first + per_step].sum())
+        step = range(first, min(first + per_step, len(self._ends)))
+        return self.amount(place) * self.world_size / sum(map(self.amount, step))
+
+    def amount(self, place):
+        """What a batch counts for in its step: its utterances."""
+        return int(self._ends[place] - self._begins[place])

@@ -7,6 +7,7 @@ import os
 import sys
 import warnings
 from contextlib import contextmanager
+from functools import partial
 
 import speechbrain as sb
 import torch
@@ -18,8 +19,8 @@ from summarymixing.errors import InputError, said_in_one_line
 from summarymixing.files import write_whole
 from summarymixing.training import config, data, rehearsal, results
 from summarymixing.training.batches import Batches, accumulation
-from summarymixing.training.brain import PREEMPTED
 from summarymixing.training.checkpoints import WholeCheckpointer, recoverable_model
+from summarymixing.training.loop import PREEMPTED
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +57,7 @@ def main(brain_class, argv=None):
     argv : list of str, optional
         The command line without the program's name.
     """
-    with said_in_one_line(), _full_disk_said():
+    with said_in_one_line(), full_disk_said():
         run(brain_class, sys.argv[1:] if argv is None else argv)
 
 
@@ -66,26 +67,9 @@ def run(brain_class, argv):
         print(USAGE)
     rehearsing = "--dry_run" in argv
     argv = [argument for argument in argv if argument != "--dry_run"]
-    hparams_file, run_opts, overrides = sb.parse_arguments(argv)
-    ddp_init_group(run_opts)
-    hparams = config.load(hparams_file, overrides, [*OPTIONAL, *brain_class.optional])
-    check(brain_class, hparams_file, hparams)
+    optional = [*OPTIONAL, *brain_class.optional]
+    hparams, run_opts = begin(argv, optional, partial(check, brain_class))
     folder = hparams["output_folder"]
-    config.check_same_experiment(hparams_file, overrides, folder)
-    ddp_barrier()  # it is about to be written
-    sb.create_experiment_directory(
-        experiment_directory=folder,
-        hyperparams_to_save=None,  # would be written in place, and a resumed run reads it
-        save_env_desc=False,  # takes seconds, and results.json has the versions
-    )
-    if if_main_process():
-        resolved = config.resolved(hparams_file, overrides)
-        write_whole(os.path.join(folder, "hyperparams.yaml"), resolved)
-    _quieten()
-    # SpeechBrain logs an uncaught exception instead of showing it; ours are meant to be seen.
-    sys.excepthook = sys.__excepthook__
-    if hparams.get("threads"):
-        torch.set_num_threads(hparams["threads"])
 
     manifests = {}
 
@@ -100,7 +84,7 @@ def run(brain_class, argv):
     if not run_opts.test_only:
         run_on_main(_screen, args=(hparams, tokenizer, train_rows, rows))
         train_rows = read(os.path.join(folder, "manifests", "train.clean.csv"))
-    brain = _brain(brain_class, hparams, run_opts, tokenizer)
+    brain = make_brain(brain_class, hparams, run_opts, tokenizer)
     train_set = data.Utterances(
         train_rows,
         tokenizer,
@@ -109,10 +93,7 @@ def run(brain_class, argv):
         hparams["seed"],
         may_fail=True,
     )
-    share = {"rank": 0, "world_size": 1}
-    if torch.distributed.is_initialized():
-        distributed = torch.distributed
-        share = {"rank": distributed.get_rank(), "world_size": distributed.get_world_size()}
+    share = share_of_process()
     loaders = {
         name: data.test_loader(
             data.Utterances(set_, tokenizer, hparams["sample_rate"]),
@@ -129,19 +110,74 @@ def run(brain_class, argv):
         lines = rehearsal.rehearse(brain, train_loader, loaders)
         if if_main_process():
             print("\n".join(["", *lines]))
-        return _end()
-    marker = os.path.join(folder, PREEMPTED)
+        return end()
+    train_and_score(brain, train_loader, loaders)
+    return end(_finish(brain, hparams) if if_main_process() else None)
+
+
+def begin(argv, optional, check):
+    """What comes first in an experiment: its YAML is loaded and checked, its folder is made.
+
+    Arguments
+    ---------
+    argv : list of str
+        The recipe's file, and options.
+    optional : list of str
+        Keys that the options may have although the recipe has not.
+    check : callable
+        Called with the path of the recipe and what was loaded from it; raises InputError.
+
+    Returns
+    -------
+    hparams : dict
+    run_opts : speechbrain.utils.run_opts.RunOptions
+    """
+    hparams_file, run_opts, overrides = sb.parse_arguments(argv)
+    if not torch.distributed.is_initialized():
+        ddp_init_group(run_opts)
+    hparams = config.load(hparams_file, overrides, optional)
+    check(hparams_file, hparams)
+    folder = hparams["output_folder"]
+    config.check_same_experiment(hparams_file, overrides, folder)
+    ddp_barrier()  # it is about to be written
+    sb.create_experiment_directory(
+        experiment_directory=folder,
+        hyperparams_to_save=None,  # would be written in place, and a resumed run reads it
+        save_env_desc=False,  # takes seconds, and results.json has the versions
+    )
+    if if_main_process():
+        resolved = config.resolved(hparams_file, overrides)
+        write_whole(os.path.join(folder, "hyperparams.yaml"), resolved)
+    _quieten()
+    # SpeechBrain logs an uncaught exception instead of showing it; ours are meant to be seen.
+    sys.excepthook = sys.__excepthook__
+    if hparams.get("threads"):
+        torch.set_num_threads(hparams["threads"])
+    return hparams, run_opts
+
+
+def share_of_process():
+    """Which share of a set this process has: {"rank": …, "world_size": …}."""
+    if not torch.distributed.is_initialized():
+        return {"rank": 0, "world_size": 1}
+    distributed = torch.distributed
+    return {"rank": distributed.get_rank(), "world_size": distributed.get_world_size()}
+
+
+def train_and_score(brain, train_loader, loaders):
+    """Trains to the end, or on from where it stands, and scores every set of `loaders`."""
+    marker = os.path.join(brain.hparams.output_folder, PREEMPTED)
     if if_main_process() and os.path.exists(marker):
         os.remove(marker)
     with brain.preemption.handled(), data.ended_with_its_workers():
-        brain.fit(hparams["epoch_counter"], train_loader, loaders["valid"])
+        brain.fit(brain.hparams.epoch_counter, train_loader, loaders["valid"])
         for name, loader in loaders.items():
             brain.score(name, loader)
-    return _end(_finish(brain, hparams) if if_main_process() else None)
 
 
 @contextmanager
-def _full_disk_said():
+def full_disk_said():
+    """Within this, a full disk is an InputError that says how to go on."""
     try:
         yield
     except OSError as error:
@@ -219,15 +255,14 @@ def _screen(hparams, tokenizer, train_rows, tests):
         data.check_whole(rows, facts)
 
 
-def _brain(brain_class, hparams, run_opts, tokenizer):
+def make_brain(brain_class, hparams, run_opts, tokenizer):
+    """A brain with its model, its checkpoints and its tokenizer."""
     modules = hparams["model"]["modules"]
+    recoverables = {"model": recoverable_model(modules), "counter": hparams["epoch_counter"]}
+    if "normalize" in modules:
+        recoverables["normalizer"] = modules["normalize"]
     checkpointer = WholeCheckpointer(
-        os.path.join(hparams["output_folder"], "save"),
-        recoverables={
-            "model": recoverable_model(modules),
-            "normalizer": modules["normalize"],
-            "counter": hparams["epoch_counter"],
-        },
+        os.path.join(hparams["output_folder"], "save"), recoverables=recoverables
     )
     brain = brain_class(
         modules=modules,
@@ -240,7 +275,8 @@ def _brain(brain_class, hparams, run_opts, tokenizer):
     return brain
 
 
-def _end(content=None):
+def end(content=None):
+    """Leaves the other processes, if there are any; returns `content`."""
     ddp_barrier()
     if torch.distributed.is_initialized():
         # Without it, processes on gloo sometimes abort after all is done.
