@@ -20,7 +20,8 @@ MAY_CHANGE = (
     "ckpt_interval_steps "
     "valid_batch_size valid_search_interval valid_search test_search valid_beam_size "
     "test_beam_size test_ctc_weight temperature lm_file lm_weight avg_checkpoints avg_metric "
-    "max_symbols_per_frame valid_chunk_size valid_left_context test_chunk_size test_left_context"
+    "max_symbols_per_frame valid_chunk_size valid_left_context test_chunk_size test_left_context "
+    "train_text valid_text test_text batch_bytes"
 ).split()
 # Keys that recipes were given later, and what they were without them.
 CAME_LATER = {"decoder_mixer": "attention"}
