@@ -150,6 +150,60 @@ def test_a_finite_step_ends_the_row_of_skipped_ones(fed):
     assert brain.skipped_steps == 6
 
 
+@pytest.fixture
+def half(brain):
+    """The brain as with precision: fp16, and a parameter with the gradient of a step."""
+    parameter = nn.Parameter(torch.zeros(3))
+    brain.optimizer = torch.optim.SGD([parameter], lr=1.0)
+    brain.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**16)
+
+    def step(gradient, broken=()):
+        brain._not_finite += broken
+        # The scaler knows of an optimizer's steps from its losses.
+        brain.scaler.scale((parameter * torch.tensor(gradient)).sum()).backward()
+        return brain.optimizers_step()
+
+    return brain, parameter, step
+
+
+def test_a_step_that_overflows_half_precision_only_lowers_its_scale(half, caplog):
+    """More of them than may be broken in a row: they are how the scale is found."""
+    brain, parameter, step = half
+    for number in range(1, 3 * brain.nonfinite_patience):
+        assert not step([torch.inf, 1.0, 1.0])
+        assert brain.scaler.get_scale() == 2.0 ** (16 - number)
+    assert parameter.eq(0).all() and parameter.grad is None
+    assert brain.skipped_steps == 0 and "skipped" not in caplog.text
+    assert step([1.0, 1.0, 1.0])
+    torch.testing.assert_close(parameter.data, torch.full((3,), -1.0))
+
+
+def test_what_overflows_whatever_the_scale_is_broken(half, caplog):
+    brain, parameter, step = half
+    for _ in range(17):  # down to a half
+        step([torch.nan, 1.0, 1.0])
+    assert brain.scaler.get_scale() == 0.5 and brain.skipped_steps == 0
+    for _ in range(brain.nonfinite_patience):
+        step([torch.nan, 1.0, 1.0])
+    assert brain.skipped_steps == brain.nonfinite_patience
+    assert "gradient not finite" in caplog.text
+    with pytest.raises(InputError, match="nonfinite_patience"):
+        step([torch.nan, 1.0, 1.0])
+    assert parameter.eq(0).all()
+
+
+def test_a_broken_loss_is_broken_in_half_precision_too(half, caplog):
+    brain, parameter, step = half
+    for number in range(brain.nonfinite_patience):
+        step([torch.nan, 1.0, 1.0], broken=["u7"])
+        step([torch.inf, 1.0, 1.0])  # no good step between them
+        assert brain.skipped_steps == number + 1
+    assert "loss not finite: u7" in caplog.text
+    with pytest.raises(InputError, match="utterances u7"):
+        step([torch.nan, 1.0, 1.0], broken=["u7"])
+    assert parameter.eq(0).all()
+
+
 def test_dropout_of_a_batch_is_the_same_whatever_came_before(fed):
     brain, batch = fed
     drawn = []
