@@ -148,7 +148,7 @@ def test_longer_contexts_help(text):
     # Sentences in which two tokens say the third.
     random.seed(1)
     sentences = []
-    for _ in range(200):
+    for _ in range(60):
         tokens = [random.choice([3, 4]) for _ in range(2)]
         for _ in range(10):
             tokens.append(3 if tokens[-1] == tokens[-2] else 4)

@@ -1,0 +1,194 @@
+"""Two passes: hypotheses from the CTC head, one choice by the attention decoder."""
+
+import torch
+from torch.nn.utils.rnn import pad_sequence
+
+from summarymixing.decoding.ctc import CTCPrefixBeamSearch
+from summarymixing.decoding.hypotheses import Hypothesis
+from summarymixing.decoding.lm import check_lm, load_lm
+from summarymixing.decoding.searches import BOS, EOS
+from summarymixing.errors import InputError
+
+# Numbers in the output of a network at a time: 128 MiB.
+_ROOM = 2**25
+
+
+class RescoredCTCSearch:
+    """The best hypotheses of the CTC head, scored once more by the attention decoder.
+
+    `CTCPrefixBeamSearch` finds them, and the decoder reads each as a whole, with its known tokens
+    (teacher forcing): one pass through the decoder in place of one for each token. The score is
+
+        ctc_weight * log P_ctc + (1 - ctc_weight) * log P_attention + lm_weight * log P_lm
+        + ngram_weight * log P_ngram + length_bonus * len(tokens)
+
+    where all but the first include the end of the sentence.
+
+    B. Zhang et al., "Unified streaming and non-streaming two-pass end-to-end model for speech
+    recognition", 2020, section 3.3.
+
+    Arguments
+    ---------
+    beam_size : int
+        Of the first pass: as many hypotheses are compared.
+    ctc_weight : float
+        From 0 to 1.
+    ngram_file, ngram_weight, length_bonus
+        As in `CTCPrefixBeamSearch`; in both passes.
+    lm : callable, optional
+        Builds the language model (a SpeechBrain `TransformerLM`), called once if `lm_file` is set.
+    lm_file : str, optional
+        Its state dict.
+    lm_weight : float
+
+    Raises
+    ------
+    InputError
+        If an argument is out of range, or a file is not there.
+
+    Example
+    -------
+    >>> from speechbrain.nnet.linear import Linear
+    >>> from summarymixing.models.transformer_asr import TransformerASR
+    >>> model = TransformerASR(12, 16, d_model=16, nhead=2, num_encoder_layers=1,
+    ...     num_decoder_layers=1, d_ffn=16, csgu_linear_units=16).eval()
+    >>> heads = {n: Linear(input_size=16, n_neurons=12) for n in ("ctc_lin", "seq_lin")}
+    >>> encoded, lengths = model.encode(torch.rand(2, 9, 16)), torch.tensor([9, 4])
+    >>> search = RescoredCTCSearch(beam_size=3)
+    >>> best = search.nbest({"Transformer": model, **heads}, encoded, lengths)[1][0]
+    >>> sorted(best.parts)
+    ['attention', 'ctc']
+    """
+
+    def __init__(
+        self,
+        beam_size=10,
+        ctc_weight=0.4,
+        ngram_file=None,
+        ngram_weight=0.5,
+        length_bonus=0.0,
+        lm=None,
+        lm_file=None,
+        lm_weight=0.0,
+    ):
+        if not 0 <= ctc_weight <= 1:
+            raise InputError(f"ctc_weight must be in [0, 1], got {ctc_weight}")
+        check_lm(lm, lm_file)
+        self.first_pass = CTCPrefixBeamSearch(beam_size, ngram_file, ngram_weight, length_bonus)
+        self.ctc_weight = ctc_weight
+        self.lm = lm
+        self.lm_file = lm_file
+        self.lm_weight = lm_weight
+        self._lm = None
+
+    def __call__(self, modules, encoded, lengths):
+        """encoded (batch, time, d_model), lengths (batch,) in frames → list of lists of int."""
+        return [found[0].tokens for found in self.nbest(modules, encoded, lengths)]
+
+    @torch.no_grad()
+    def nbest(self, modules, encoded, lengths):
+        """The hypotheses of the first pass in their new order.
+
+        Arguments
+        ---------
+        modules : dict
+            With "ctc_lin", "Transformer" and "seq_lin".
+        encoded : torch.Tensor
+            (batch, time, d_model).
+        lengths : torch.Tensor
+            (batch,), int, in frames.
+
+        Returns
+        -------
+        list of list of Hypothesis
+            Best first; their parts are "ctc" and "attention", "ngram" and "lm" where there are
+            such models.
+        """
+        first = self.first_pass.nbest(modules, encoded, lengths)
+        if self.lm_file is not None and self._lm is None:
+            self._lm = load_lm(self.lm, self.lm_file, encoded.device)
+        return [
+            self._rescored(modules, frames[:length], hypotheses)
+            for frames, length, hypotheses in zip(encoded, lengths.tolist(), first)
+        ]
+
+    def _rescored(self, modules, frames, hypotheses):
+        if not len(frames):  # nothing for the decoder to look at
+            return hypotheses
+        sequences = [hypothesis.tokens for hypothesis in hypotheses]
+        parts = {"attention": attention_log_probability(modules, frames, sequences).tolist()}
+        if self._lm is not None:
+            parts["lm"] = log_probability(self._lm, sequences, frames.device).tolist()
+        found = []
+        for i, hypothesis in enumerate(hypotheses):
+            more = {name: values[i] for name, values in parts.items()}
+            known = hypothesis.parts | more
+            score = self.ctc_weight * known["ctc"] + (1 - self.ctc_weight) * known["attention"]
+            score += self.lm_weight * known.get("lm", 0.0)
+            score += self.first_pass.ngram_weight * known.get("ngram", 0.0)
+            score += self.first_pass.length_bonus * len(hypothesis.tokens)
+            found.append(Hypothesis(hypothesis.tokens, score, known))
+        return sorted(found, key=lambda hypothesis: -hypothesis.score)
+
+
+def attention_log_probability(modules, frames, hypotheses):
+    """What the attention decoder makes of token sequences, their ends included.
+
+    Arguments
+    ---------
+    modules : dict
+        With "Transformer" and "seq_lin".
+    frames : torch.Tensor
+        (time, d_model), the encoder's output for one utterance, time at least 1.
+    hypotheses : list of list of int
+
+    Returns
+    -------
+    torch.Tensor
+        (hypotheses,), natural log probabilities, float64.
+    """
+
+    def logits(tokens):
+        decoded, _ = modules["Transformer"].decode(tokens, frames.expand(len(tokens), -1, -1))
+        return modules["seq_lin"](decoded)
+
+    return log_probability(logits, hypotheses, frames.device)
+
+
+def log_probability(network, hypotheses, device):
+    """Of token sequences, from a network's outputs for all of their beginnings.
+
+    Arguments
+    ---------
+    network : callable
+        Takes tokens (hypotheses, length), the first of which begins the sentence; gives logits
+        (hypotheses, length, vocabulary) of the token after each. What comes behind a token must
+        not matter to it.
+    hypotheses : list of list of int
+    device : torch.device
+
+    Returns
+    -------
+    torch.Tensor
+        (hypotheses,), natural log probabilities with the end of the sentence, float64.
+
+    Example
+    -------
+    >>> def uniform(tokens):
+    ...     return torch.zeros(*tokens.shape, 8)
+    >>> log_probability(uniform, [[3, 4], []], torch.device("cpu")) / torch.tensor(8).log()
+    tensor([-3., -1.], dtype=torch.float64)
+    """
+    inputs = [torch.tensor([BOS, *tokens], device=device) for tokens in hypotheses]
+    outputs = [torch.tensor([*tokens, EOS], device=device) for tokens in hypotheses]
+    # Padding is not 0, which networks mask, but a token like others: it comes behind all of them.
+    inputs = pad_sequence(inputs, batch_first=True, padding_value=EOS)
+    outputs = pad_sequence(outputs, batch_first=True, padding_value=-1)
+    found, first, count = [], 0, 1
+    while first < len(inputs):
+        wanted = outputs[first : first + count]
+        scores = network(inputs[first : first + count]).float().log_softmax(-1)
+        each = scores.gather(2, wanted.clamp(min=0).unsqueeze(2)).squeeze(2).double()
+        found.append(each.masked_fill(wanted < 0, 0.0).sum(1))
+        first, count = first + count, max(1, _ROOM // scores[0].numel())
+    return torch.cat(found)

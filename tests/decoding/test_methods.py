@@ -1,0 +1,62 @@
+"""Searches by name."""
+
+import pytest
+from hyperpyyaml import load_hyperpyyaml
+
+from summarymixing import decoding
+from summarymixing.decoding.methods import METHODS, make_search, parse_search
+from summarymixing.errors import InputError
+
+CLASSES = {
+    "ctc_greedy": decoding.CTCGreedySearch,
+    "ctc_beam": decoding.CTCPrefixBeamSearch,
+    "rescore": decoding.RescoredCTCSearch,
+    "attention": decoding.JointBeamSearch,
+    "joint": decoding.JointBeamSearch,
+    "transducer_greedy": decoding.TransducerGreedySearch,
+    "transducer_beam": decoding.TransducerBeamSearch,
+}
+
+
+def test_every_method_is_its_class():
+    assert {method: type(make_search(method)) for method in METHODS} == CLASSES
+    assert make_search("attention").ctc_weight == 0
+    assert make_search("joint").ctc_weight > 0
+    assert make_search("rescore", beam_size=7).first_pass.beam_size == 7
+
+
+def test_in_yaml():
+    search = load_hyperpyyaml(
+        "test_method: ctc_beam\n"
+        "test_search: !apply:summarymixing.decoding.make_search\n"
+        "  method: !ref <test_method>\n"
+        "  beam_size: 5\n"
+    )["test_search"]
+    assert isinstance(search, decoding.CTCPrefixBeamSearch) and search.beam_size == 5
+
+
+def test_from_text():
+    search = parse_search("ctc_beam beam_size=5 length_bonus=0.5 ngram_file=null")
+    assert (search.beam_size, search.length_bonus, search.ngram_file) == (5, 0.5, None)
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        (
+            "beam",
+            "there is no search 'beam'; there are ctc_greedy, ctc_beam, rescore, attention, j",
+        ),
+        ("", "there is no search ''"),
+        ("ctc_greedy beam_size=3", "the search ctc_greedy takes no beam_size, and no arguments"),
+        ("ctc_beam ctc_weight=1", "ctc_beam takes no ctc_weight, but beam_size, ngram_file"),
+        ("attention ctc_weight=0.3", "attention takes no ctc_weight, but beam_size"),
+        ("joint beam_size", "METHOD name=value ..., got 'beam_size' in 'joint beam_size'"),
+        ("joint beam_size=0", "beam_size must be at least 1, got 0"),
+        ("joint beam_size=many", "the search joint: "),
+        ("ctc_beam beam_size=many", "beam_size must be a positive integer, got 'many'"),
+    ],
+)
+def test_mistakes(text, message):
+    with pytest.raises(InputError, match=message.replace("[", r"\[")):
+        parse_search(text)

@@ -1,0 +1,135 @@
+"""Rescoring: against the decoder and the language model asked for one prefix after the other."""
+
+import pytest
+import torch
+from speechbrain.lobes.models.transformer.TransformerLM import TransformerLM
+from speechbrain.nnet.linear import Linear
+
+from summarymixing.decoding import rescoring
+from summarymixing.decoding.ctc import CTCPrefixBeamSearch
+from summarymixing.decoding.ngram import arpa_lines, estimate
+from summarymixing.decoding.rescoring import RescoredCTCSearch
+from summarymixing.errors import InputError
+from summarymixing.models.transformer_asr import TransformerASR
+
+VOCABULARY = 9
+
+
+def randomise(module):
+    for parameter in module.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+    return module.eval()
+
+
+@pytest.fixture(scope="module", params=["attention", "SummaryMixing"])
+def modules(request):
+    torch.manual_seed(0)
+    model = TransformerASR(
+        VOCABULARY, 12, d_model=16, nhead=2, num_encoder_layers=1, num_decoder_layers=2, d_ffn=32,
+        csgu_linear_units=32, decoder_mixer=request.param, attention_type="SummaryMixing",
+        encoder_nhead=1,
+    )  # fmt: skip
+    heads = {n: Linear(input_size=16, n_neurons=VOCABULARY) for n in ("ctc_lin", "seq_lin")}
+    return {name: randomise(m) for name, m in {"Transformer": model, **heads}.items()}
+
+
+@pytest.fixture(scope="module")
+def batch():
+    torch.manual_seed(1)
+    encoded, lengths = torch.randn(5, 7, 16), torch.tensor([7, 1, 0, 4, 6])
+    for row, length in enumerate(lengths):
+        encoded[row, length:] = torch.nan
+    return encoded, lengths
+
+
+def build_lm():
+    return TransformerLM(VOCABULARY, 8, 2, 1, 0, 8)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models")
+    torch.manual_seed(3)
+    torch.save(randomise(build_lm()).state_dict(), folder / "lm.pt")
+    (folder / "n.arpa").write_text("".join(arpa_lines(estimate([[3, 4, 5]], 2, VOCABULARY))))
+    return {"lm": build_lm, "lm_file": str(folder / "lm.pt")}, str(folder / "n.arpa")
+
+
+@torch.no_grad()
+def one_by_one(network, tokens):
+    """Log probability of a sentence: a call for each of its tokens, with what is before it."""
+    total, prefix = 0.0, [1]
+    for token in [*tokens, 2]:
+        total += network(torch.tensor([prefix]))[0, -1].log_softmax(-1)[token].item()
+        prefix.append(token)
+    return total
+
+
+@torch.no_grad()
+def test_parts_and_score(modules, batch, files, monkeypatch):
+    monkeypatch.setattr(rescoring, "_ROOM", 150)  # a few hypotheses at a time
+    encoded, lengths = batch
+    with_lm, ngram_file = files
+    search = RescoredCTCSearch(
+        4, 0.3, ngram_file, ngram_weight=0.2, length_bonus=0.7, lm_weight=0.6, **with_lm
+    )
+    lm = build_lm()
+    lm.load_state_dict(torch.load(with_lm["lm_file"]))
+    lm.eval()
+    first = CTCPrefixBeamSearch(4, ngram_file, 0.2, 0.7).nbest(modules, encoded, lengths)
+    found = search.nbest(modules, encoded, lengths)
+    for row, length in enumerate(lengths.tolist()):
+        before = {tuple(h.tokens): h.parts for h in first[row]}
+        assert {tuple(h.tokens) for h in found[row]} == set(before)
+        scores = [h.score for h in found[row]]
+        assert scores == sorted(scores, reverse=True)
+        frames = encoded[row : row + 1, :length]
+
+        def attention(prefix, frames=frames):
+            return modules["seq_lin"](modules["Transformer"].decode(prefix, frames)[0])
+
+        for hypothesis in found[row] if length else []:
+            parts = hypothesis.parts
+            assert parts["attention"] == pytest.approx(
+                one_by_one(attention, hypothesis.tokens), abs=1e-4
+            )
+            assert parts["lm"] == pytest.approx(one_by_one(lm, hypothesis.tokens), abs=1e-4)
+            assert before[tuple(hypothesis.tokens)].items() <= parts.items()
+            assert hypothesis.score == pytest.approx(
+                0.3 * parts["ctc"] + 0.7 * parts["attention"] + 0.6 * parts["lm"]
+                + 0.2 * parts["ngram"] + 0.7 * len(hypothesis.tokens)
+            )  # fmt: skip
+    assert [h.tokens for h in found[0]] != [h.tokens for h in first[0]]
+
+
+def test_alone_and_in_a_batch(modules, batch):
+    encoded, lengths = batch
+    search = RescoredCTCSearch(4)
+    together = search(modules, encoded, lengths)
+    assert together[2] == []
+    for row, length in enumerate(lengths):
+        frames = encoded[row : row + 1, :length]
+        assert search(modules, frames, lengths[row : row + 1]) == [together[row]]
+
+
+def test_ctc_alone_decides_with_all_the_weight(modules, batch):
+    found = RescoredCTCSearch(5, ctc_weight=1.0)(modules, *batch)
+    assert found == CTCPrefixBeamSearch(5)(modules, *batch)
+
+
+def test_bad_arguments(tmp_path):
+    with pytest.raises(InputError, match=r"ctc_weight must be in \[0, 1\], got 1.5"):
+        RescoredCTCSearch(ctc_weight=1.5)
+    with pytest.raises(InputError, match="beam_size must be a positive integer, got 0"):
+        RescoredCTCSearch(beam_size=0)
+    with pytest.raises(InputError, match="needs lm"):
+        RescoredCTCSearch(lm_file="lm.pt")
+    with pytest.raises(InputError, match="there is no such file"):
+        RescoredCTCSearch(lm=build_lm, lm_file="lm.pt")
+
+
+def test_a_file_that_does_not_fit(modules, batch, tmp_path):
+    (tmp_path / "lm.pt").write_text("no weights")
+    search = RescoredCTCSearch(2, lm=build_lm, lm_file=str(tmp_path / "lm.pt"))
+    with pytest.raises(InputError, match="does not fit lm"):
+        search(modules, *batch)
