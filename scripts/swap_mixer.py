@@ -1,0 +1,52 @@
+#!/usr/bin/env python3
+"""Puts fresh mixers into a trained model, in the place of its attention, to be trained on.
+
+    python scripts/swap_mixer.py MODEL OUT --attention_type=SummaryMixing --mode=SummaryMixing
+    python recipes/FineTune/train.py --pretrained=OUT --train=… --valid=…
+
+MODEL is the output folder of a training, or a package. OUT gets what is needed to load the model
+and to train it on. All weights but those of the mixers are kept; Branchformer merges its branches
+in another way with SummaryMixing, and that is new, too.
+"""
+
+import argparse
+import os
+import shutil
+from collections import Counter
+
+from summarymixing import adapt
+from summarymixing.errors import InputError, said_in_one_line
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("model")
+    parser.add_argument("out")
+    parser.add_argument("--attention_type", default="SummaryMixing")
+    parser.add_argument("--mode", default="SummaryMixing", help="of the cell")
+    parser.add_argument("--encoder_nhead", type=int, default=1, help="heads of the mixer")
+    for name in ("local_proj_hid_dim", "summary_hid_dim"):
+        parser.add_argument(f"--{name}", type=int, nargs="+", help="hidden widths of the cell")
+    for name in ("local_proj_out_dim", "summary_out_dim"):
+        parser.add_argument(f"--{name}", type=int, help="of the cell; its default is d_model")
+    parser.add_argument("--force", action="store_true", help="overwrite OUT")
+    arguments = vars(parser.parse_args(argv))
+    model, out, force = (arguments.pop(name) for name in ("model", "out", "force"))
+    with said_in_one_line():
+        if os.path.exists(out):
+            if not force:
+                raise InputError(f"{out}: it is there already; --force overwrites it")
+            if os.path.realpath(out) == os.path.realpath(model):
+                raise InputError(f"{out}: that is the model itself; give another folder")
+        pretrained = adapt.read(model)
+        if force and os.path.isdir(out):
+            shutil.rmtree(out)
+        new = adapt.swap_mixer(pretrained, out, **arguments)
+    counts = Counter(name.split(".layers.")[0] for name in new)
+    for part, count in counts.items():
+        print(f"{part}: {count} new parameters")
+    print(f"{out}: all other weights are kept; next: train.py --pretrained={out}")
+
+
+if __name__ == "__main__":
+    main()
