@@ -75,7 +75,11 @@ class RescoredCTCSearch:
             raise InputError(f"ctc_weight must be in [0, 1], got {ctc_weight}")
         check_lm(lm, lm_file)
         self.first_pass = CTCPrefixBeamSearch(beam_size, ngram_file, ngram_weight, length_bonus)
+        self.beam_size = beam_size
         self.ctc_weight = ctc_weight
+        self.ngram_file = ngram_file
+        self.ngram_weight = ngram_weight
+        self.length_bonus = length_bonus
         self.lm = lm
         self.lm_file = lm_file
         self.lm_weight = lm_weight
@@ -125,8 +129,8 @@ class RescoredCTCSearch:
             known = hypothesis.parts | more
             score = self.ctc_weight * known["ctc"] + (1 - self.ctc_weight) * known["attention"]
             score += self.lm_weight * known.get("lm", 0.0)
-            score += self.first_pass.ngram_weight * known.get("ngram", 0.0)
-            score += self.first_pass.length_bonus * len(hypothesis.tokens)
+            score += self.ngram_weight * known.get("ngram", 0.0)
+            score += self.length_bonus * len(hypothesis.tokens)
             found.append(Hypothesis(hypothesis.tokens, score, known))
         return sorted(found, key=lambda hypothesis: -hypothesis.score)
 
