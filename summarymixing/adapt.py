@@ -496,7 +496,9 @@ def _finish(content, folder, before):
     width = max(map(len, before))
     print(f"\n{'WER %':{width}}  before   after")
     for name, scores in before.items():
-        after = content["tests"].get(name, {}).get("wer")
-        cells = ("-" if wer is None else f"{wer:.2f}" for wer in (scores["wer"], after))
+        # A test in chunks has them in its name.
+        names = (test for test in content["tests"] if re.fullmatch(f"{name}(_chunk.*)?", test))
+        wers = (scores["wer"], *(content["tests"][test]["wer"] for test in names))
+        cells = ("-" if wer is None else f"{wer:.2f}" for wer in wers)
         print(f"{name:{width}}  " + "  ".join(f"{cell:>6}" for cell in cells))
     return content
