@@ -51,8 +51,9 @@ class Lists:
     """
 
     def __init__(self, nbest, references, decode, normalised):
-        first = next(iter(nbest.values()))[0]
-        self.parts = list(first.parts)
+        # An utterance without frames may lack some.
+        found = (hypothesis for hypotheses in nbest.values() for hypothesis in hypotheses)
+        self.parts = sorted({part for hypothesis in found for part in hypothesis.parts})
         utterances, longest = len(nbest), max(map(len, nbest.values()))
         self.scores = np.full((utterances, longest, len(self.parts)), -np.inf)
         self.lengths = np.zeros((utterances, longest))

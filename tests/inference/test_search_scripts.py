@@ -1,0 +1,173 @@
+"""evaluate_searches.py, tune_search.py and train_ngram.py on a tiny model's folder."""
+
+import csv
+import itertools
+import json
+import random
+
+import pytest
+import soundfile
+
+from summarymixing.decoding import Hypothesis, make_search
+from summarymixing.decoding.ngram import NGram
+from summarymixing.inference import load
+from summarymixing.inference.evaluation import encoded_batches
+from summarymixing.scoring import metrics
+
+
+@pytest.fixture
+def command(load_script, capsys):
+    """command(script, *arguments) → exit status, standard output, last line of the error output."""
+
+    def call(script, *arguments):
+        capsys.readouterr()
+        status = 0
+        try:
+            load_script(script).main([str(argument) for argument in arguments])
+        except SystemExit as stop:
+            status = stop.code
+        out, err = capsys.readouterr()
+        return status, out, (err.splitlines() or [""])[-1]
+
+    return call
+
+
+@pytest.fixture
+def manifest(tmp_path, noise):
+    path = tmp_path / "dev.csv"
+    rows = []
+    for i, (samples, text) in enumerate(((9000, "one two"), (5000, "six"), (12000, "zero and"))):
+        wav = tmp_path / f"{i}.wav"
+        soundfile.write(wav, noise(samples).numpy(), 16000)
+        rows.append([f"u{i}", samples / 16000, wav, "a", text])
+    with open(path, "w", newline="") as file:
+        csv.writer(file).writerows([["ID", "duration", "wav", "spk_id", "wrd"], *rows])
+    return path
+
+
+def test_a_table_of_searches(trained, manifest, command, tmp_path):
+    folder, _ = trained()
+    status, out, _ = command(
+        "evaluate_searches", folder, manifest, "--batch_size=2", f"--json={tmp_path}/a.json",
+        "--methods", "ctc_greedy", "ctc_beam beam_size=3", "recipe",
+    )  # fmt: skip
+    assert status == 0
+    table = json.loads((tmp_path / "a.json").read_text())["searches"]
+    recogniser = load(folder)
+    searches = (make_search("ctc_greedy"), make_search("ctc_beam", beam_size=3),
+                recogniser.test_search)  # fmt: skip
+    references = {"u0": "one two", "u1": "six", "u2": "zero and"}
+    for row, search in zip(table, searches):
+        texts = {}
+        rows = [dict(zip(("ID", "duration", "wav"), (f"u{i}", d, str(tmp_path / f"{i}.wav"))))
+                for i, d in enumerate((9000 / 16000, 5000 / 16000, 12000 / 16000))]  # fmt: skip
+        for batch, encoded, lengths in encoded_batches(recogniser, rows, 1):
+            tokens = search(recogniser.modules, encoded, lengths)[0]
+            texts[batch[0]["ID"]] = recogniser.tokenizer.decode(tokens)
+        assert row["wer"] == metrics.score(references, texts).wer
+        assert f"| {row['search']} | {row['wer']:.2f} |" in out
+        assert row["seconds"] > 0 and row["rtf"] > 0
+
+
+def test_mistakes(trained, manifest, command, tmp_path):
+    folder, _ = trained()
+    for script, arguments, message in (
+        ("evaluate_searches", [folder, manifest, "--methods", "fast"], "no search 'fast'"),
+        ("evaluate_searches", [folder, manifest, "--batch_size=0"], "--batch_size"),
+        ("evaluate_searches", [folder, tmp_path / "none.csv"], "there is no such manifest"),
+        ("tune_search", [folder, manifest, "--search", "ctc_greedy"], "has no weights to tune"),
+        ("tune_search", [folder, manifest, "--search", "attention"], "leaves nothing to weigh"),
+        ("train_ngram", [folder / "tokenizer.model", "none", tmp_path / "a"], "no such file"),
+        ("train_ngram", [folder / "tokenizer.model", manifest, tmp_path], "directory"),
+    ):
+        status, _, err = command(script, *arguments)
+        assert status == 2 and err.startswith("error: ") and message in err, (script, err)
+
+
+def test_a_scan_finds_the_fewest_errors(load_script):
+    script = load_script("tune_search")
+    random.seed(0)
+    references = {f"u{i}": "a b" for i in range(30)}
+    texts = ["a b", "a", "c d e", ""]
+    nbest = {
+        name: [
+            Hypothesis(
+                [3] * random.randrange(1, 6), 0.0,
+                {"attention": random.uniform(-9, 0), "ctc": random.uniform(-9, 0)}, i != 2,
+            )
+            for i in range(random.randrange(1, 5))
+        ]
+        for name in references
+    }  # fmt: skip
+    order = {id(h.tokens): texts[i] for found in nbest.values() for i, h in enumerate(found)}
+    for normalised in (False, True):
+        lists = script.Lists(nbest, references, lambda t: order[id(t)], normalised)
+        assert lists.words == 60
+
+        def by_hand(weight, bonus, normalised=normalised):
+            errors = 0
+            for found in nbest.values():
+
+                def score(h):
+                    total = weight * h.parts["ctc"] + (1 - weight) * h.parts["attention"]
+                    total += bonus * len(h.tokens)
+                    return total / (len(h.tokens) + 1 + (not h.complete) if normalised else 1)
+
+                best = max(found, key=score)
+                errors += (0, 1, 3, 2)[texts.index(order[id(best.tokens)])]
+            return errors
+
+        best, errors, curves = script.scan(lists, {"ctc_weight": 0.4, "length_bonus": 0.0})
+        grid = [script.GRID[name][0] for name in ("ctc_weight", "length_bonus")]
+        assert errors == min(by_hand(*point) for point in itertools.product(*grid))
+        assert errors == by_hand(best["ctc_weight"], best["length_bonus"])
+        assert errors < by_hand(0.4, 0.0)
+        for name, others in (("ctc_weight", "length_bonus"), ("length_bonus", "ctc_weight")):
+            for value, count in curves[name]:
+                point = {name: value, others: best[others]}
+                assert count == by_hand(point["ctc_weight"], point["length_bonus"])
+        oracle = sum(min((0, 1, 3, 2)[i] for i in range(len(found))) for found in nbest.values())
+        assert lists.oracle() == oracle
+
+
+@pytest.mark.parametrize(
+    "search",
+    [
+        "joint beam_size=4 max_decode_ratio=0.5",
+        "rescore beam_size=4 ctc_weight=0.5 length_bonus=0.5",
+        "ctc_beam beam_size=4 ngram_weight=1.0 ngram_file=",
+    ],
+)
+def test_the_present_weights_choose_the_first(trained, manifest, command, tmp_path, search):
+    folder, _ = trained()
+    if search.endswith("="):
+        arpa = tmp_path / "n.arpa"
+        command("train_ngram", folder / "tokenizer.model", manifest, arpa, "--order=2")
+        search += str(arpa)
+    status, out, _ = command("tune_search", folder, manifest, "--search", search, "--confirm")
+    assert status == 0
+    assert "3 of which begin with what the present weights choose" in out
+    lines = out.splitlines()
+    best = next(line for line in lines if line.startswith("best"))
+    assert lines[-1].startswith("decoded again: WER ") and "errors)" in best
+    assert any(line.startswith("elsewhere: --search") for line in lines)
+
+
+def test_an_n_gram_model_of_transcripts(trained, manifest, command, tmp_path):
+    folder, _ = trained()
+    tokenizer = folder / "tokenizer.model"
+    text = tmp_path / "text.txt"
+    text.write_text("one two\nsix\nzero and\n")
+    printed = []
+    for source in (text, manifest):
+        status, out, _ = command(
+            "train_ngram", tokenizer, source, tmp_path / "a.arpa", "--order=3", f"--valid={text}"
+        )
+        assert status == 0
+        printed.append((out, (tmp_path / "a.arpa").read_bytes()))
+    assert printed[0] == printed[1]
+    pieces = load(folder).tokenizer
+    model = NGram.read(tmp_path / "a.arpa", pieces.get_piece_size())
+    sentences = [pieces.encode(line) for line in ("one two", "six", "zero and")]
+    assert f"perplexity {model.perplexity(sentences):.2f} per token" in printed[0][0]
+    assert model.order == 3
