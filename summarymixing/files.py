@@ -39,5 +39,9 @@ def write_whole(path: str | os.PathLike, content: str | bytes | Iterable[str]) -
             # A file system may do the renaming before the writing: empty after a power failure.
             os.fsync(file.fileno())
         os.replace(partial, path)
+    except OSError as error:
+        # A full disk is met by a file's number, and told of by its name.
+        error.filename = error.filename or str(path)
+        raise
     finally:
         partial.unlink(missing_ok=True)

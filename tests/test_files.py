@@ -1,5 +1,6 @@
 """Files are written whole or not at all."""
 
+import errno
 import os
 
 import pytest
@@ -73,3 +74,14 @@ def test_a_file_where_the_folder_should_be_is_an_error(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(OSError):
         write_whole(tmp_path / "file" / "file", b"")
+
+
+def test_a_full_disk_is_told_with_the_name_of_the_file(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left.*table.csv") as caught:
+        write_whole(tmp_path / "table.csv", "text")
+    assert caught.value.errno == errno.ENOSPC
+    assert not list(tmp_path.iterdir())

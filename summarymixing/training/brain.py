@@ -12,6 +12,7 @@ from speechbrain.dataio.batch import PaddedBatch
 from speechbrain.utils.distributed import if_main_process
 
 from summarymixing.errors import InputError
+from summarymixing.files import write_whole
 from summarymixing.ops.padding import absolute_lengths
 from summarymixing.scoring import metrics
 from summarymixing.training import data
@@ -161,5 +162,4 @@ class ASRBrain(TrainingBrain):
         return self.scores[name]
 
     def _write(self, name, text):
-        with open(os.path.join(self.hparams.output_folder, name), "w", encoding="utf-8") as file:
-            file.write(text + "\n")
+        write_whole(os.path.join(self.hparams.output_folder, name), text + "\n")

@@ -88,8 +88,9 @@ class WholeCheckpointer(Checkpointer):
             checkpoint = super().save_checkpoint(*args, **kwargs)
             return checkpoint and self._finish(checkpoint)
         except (OSError, RuntimeError) as error:
-            # A file that torch.save cannot write is a RuntimeError.
-            if isinstance(error, OSError) or "inline_container" in str(error):
+            # A file that torch.save cannot write, or cannot close, is a RuntimeError.
+            torchs = any(part in str(error) for part in ("inline_container", "iostream"))
+            if isinstance(error, OSError) or torchs:
                 raise self._not_written(error) from error
             raise
 

@@ -107,7 +107,8 @@ def run(brain_class, argv):
         train_set, _batches(brain, hparams, train_set, share), hparams["num_workers"]
     )
     if rehearsing:
-        lines = rehearsal.rehearse(brain, train_loader, loaders)
+        with data.ended_with_its_workers():
+            lines = rehearsal.rehearse(brain, train_loader, loaders)
         if if_main_process():
             print("\n".join(["", *lines]))
         return end()

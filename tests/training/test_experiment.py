@@ -1,7 +1,10 @@
 """The whole of an experiment on half a minute of synthetic speech: results, resuming, mistakes."""
 
 import csv
+import errno
 import json
+import os
+import re
 import shutil
 
 import pytest
@@ -262,3 +265,57 @@ def test_hyperparameters_that_cannot_be_read(corpus, tiny, tmp_path, capsys):
     for content in ("", "a: [1,"):
         (tmp_path / "run" / "hyperparams.yaml").write_text(content)
         refused(command, capsys, "hyperparams.yaml", "cannot be read")
+
+
+# Crashes and full disks, where files other than checkpoints are written
+
+
+@pytest.fixture
+def failing(monkeypatch):
+    """failing(name, error): writing a file of this name, or a pattern of it, raises the error."""
+    fsync = os.fsync
+
+    def fail(name, error):
+        def noted(descriptor):
+            # Files are written under a hidden name that has theirs in it.
+            written = os.path.basename(os.readlink(f"/proc/self/fd/{descriptor}"))
+            if re.fullmatch(rf"\.{name}\.\d+", written):
+                raise error
+            return fsync(descriptor)
+
+        monkeypatch.setattr(os, "fsync", noted)
+
+    return fail
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="needs Linux")
+def test_a_full_disk_is_one_line_and_the_run_goes_on_from_there(
+    corpus, tiny, tmp_path, capsys, failing
+):
+    folder = tmp_path / "run"
+    command = tiny(corpus, folder)
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    files = "hyperparams.yaml train.csv tokenizer.model train.clean.csv curve.png results.json"
+    for name in files.split():
+        full.filename = None
+        failing(re.escape(name), full)
+        refused(command, capsys, name, "No space left on device")
+        names = {path.name for path in folder.rglob("*")}
+        assert name not in names and not any(path.startswith(".") for path in names)
+    failing("nothing", full)
+    results = run(command)
+    assert results["epochs"] == 1
+    assert len((folder / "curve.csv").read_text().splitlines()) == 2
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="needs Linux")
+def test_a_crash_while_hyperparameters_are_written_leaves_those_before(
+    corpus, tiny, tmp_path, failing
+):
+    saved = tmp_path / "run" / "hyperparams.yaml"
+    for width, name, kept in ((8, "train.csv", 8), (16, saved.name, 8), (16, "train.csv", 16)):
+        failing(name, KeyboardInterrupt())
+        with pytest.raises(KeyboardInterrupt):
+            run(tiny(corpus, tmp_path / "run", d_model=width))
+        assert f"\nd_model: {kept}\n" in saved.read_text()
+    assert not list(saved.parent.glob(".*"))
