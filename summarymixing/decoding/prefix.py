@@ -128,7 +128,9 @@ class CTCPrefixScorer:
         repeats = (aligned == state["last"]).unsqueeze(1)
         phi = torch.logaddexp(state["nonblank"].masked_fill(repeats, -math.inf), state["blank"])
         logs = self._logs(aligned)
-        psi = (phi + logs).logsumexp(1).masked_fill(~possible, -math.inf).clamp(min=IMPOSSIBLE)
+        psi = (phi + logs).logsumexp(1).masked_fill(~possible, -math.inf)
+        # What goes on after the end matters to nobody, but SpeechBrain's CTC-only sums.
+        psi = torch.where(tokens == self.eos_index, state["total"], psi).clamp(min=IMPOSSIBLE)
         nonblank = _recurrence(phi, logs)
         blank = _recurrence(nonblank[:, :-1], self._logs(self.blank_index))
         return self._state(nonblank, blank, psi, tokens)
