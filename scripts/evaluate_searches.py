@@ -65,7 +65,8 @@ def run(options):
     if names is None:
         names = next(names for head, names in DEFAULT.items() if head in recogniser.modules)
     searches = [
-        recogniser.test_search if name == "recipe" else parse_search(name) for name in names
+        recogniser.test_search if name == "recipe" else parse_search(name, recogniser.modules)
+        for name in names
     ]
     texts, seconds, encoding = evaluate(recogniser, rows, searches, options.batch_size)
     references = {row["ID"]: row["wrd"] for row in rows}

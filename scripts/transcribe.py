@@ -22,6 +22,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+from summarymixing.decoding.methods import METHODS, parse_search
 from summarymixing.errors import InputError, said_in_one_line
 from summarymixing.files import write_whole
 from summarymixing.inference import load
@@ -62,6 +63,12 @@ def arguments(argv):
         metavar="N|whole",
         help="longer recordings are cut where they are quiet into pieces of at most so many "
         "seconds, or taken as a whole (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--search",
+        metavar="METHOD",
+        help=f"one of {', '.join(METHODS[:5])}, with arguments: 'joint beam_size=20'; or recipe, "
+        "that of the training's test (default: greedy)",
     )
     parser.add_argument("--threads", type=int, help="of the computation (default: torch's choice)")
     parser.add_argument("--device", default="cpu")
@@ -152,6 +159,10 @@ def run(options):
         found = names(["stdin" if path == pipe else path for path in paths])
         format, places = outputs(options, paths, found)
         recogniser = load(options.model, options.device)
+        if options.search == "recipe":
+            recogniser.search = recogniser.test_search
+        elif options.search is not None:
+            recogniser.search = parse_search(options.search, recogniser.modules)
         if pipe in paths:
             with open(pipe, "wb") as file:
                 shutil.copyfileobj(sys.stdin.buffer, file)

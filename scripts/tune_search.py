@@ -162,7 +162,10 @@ def decode(recogniser, search, rows, batch_size):
 def run(options):
     recogniser = load(options.run_folder, options.device)
     rows = manifests.read(options.manifest)
-    search = parse_search(options.search) if options.search else recogniser.test_search
+    if options.search:
+        search = parse_search(options.search, recogniser.modules)
+    else:
+        search = recogniser.test_search
     if not hasattr(search, "nbest") or not tunable(
         search, set.union(*(g[1] for g in GRID.values()))
     ):

@@ -15,15 +15,15 @@ def _attention(**arguments):
     return JointBeamSearch(**arguments, ctc_weight=0.0)
 
 
-# The class, for its arguments, and what is called with them.
+# The class, for its arguments; what is called with them; and the heads it searches.
 _METHODS = {
-    "ctc_greedy": (CTCGreedySearch, CTCGreedySearch),
-    "ctc_beam": (CTCPrefixBeamSearch, CTCPrefixBeamSearch),
-    "rescore": (RescoredCTCSearch, RescoredCTCSearch),
-    "attention": (JointBeamSearch, _attention),
-    "joint": (JointBeamSearch, JointBeamSearch),
-    "transducer_greedy": (TransducerGreedySearch, TransducerGreedySearch),
-    "transducer_beam": (TransducerBeamSearch, TransducerBeamSearch),
+    "ctc_greedy": (CTCGreedySearch, CTCGreedySearch, {"ctc_lin"}),
+    "ctc_beam": (CTCPrefixBeamSearch, CTCPrefixBeamSearch, {"ctc_lin"}),
+    "rescore": (RescoredCTCSearch, RescoredCTCSearch, {"ctc_lin", "seq_lin"}),
+    "attention": (JointBeamSearch, _attention, {"seq_lin"}),
+    "joint": (JointBeamSearch, JointBeamSearch, {"ctc_lin", "seq_lin"}),
+    "transducer_greedy": (TransducerGreedySearch, TransducerGreedySearch, {"predictor", "joiner"}),
+    "transducer_beam": (TransducerBeamSearch, TransducerBeamSearch, {"predictor", "joiner"}),
 }
 METHODS = tuple(_METHODS)
 
@@ -64,7 +64,7 @@ def make_search(method, **arguments):
     """
     if method not in _METHODS:
         raise InputError(f"there is no search {method!r}; there are {', '.join(METHODS)}")
-    cls, function = _METHODS[method]
+    cls, function, _ = _METHODS[method]
     known = list(inspect.signature(cls).parameters)
     if method == "attention":
         known.remove("ctc_weight")
@@ -78,13 +78,15 @@ def make_search(method, **arguments):
         raise InputError(f"the search {method}: {error}") from error
 
 
-def parse_search(text):
+def parse_search(text, modules):
     """The search that a word or a few of a command line stand for.
 
     Arguments
     ---------
     text : str
         A method and arguments as name=value, with white space between them; values as in YAML.
+    modules : dict of str to torch.nn.Module
+        Of the model that will be searched.
 
     Returns
     -------
@@ -94,12 +96,12 @@ def parse_search(text):
     Raises
     ------
     InputError
-        As `make_search`, and for what is not of that form.
+        As `make_search`, and for what is not of that form or not for this model.
 
     Example
     -------
-    >>> search = parse_search("joint beam_size=20 ctc_weight=0.3")
-    >>> search.beam_size, search.ctc_weight
+    >>> search = parse_search("ctc_beam beam_size=20 length_bonus=0.3", {"ctc_lin": None})
+    >>> search.beam_size, search.length_bonus
     (20, 0.3)
     """
     method, *pairs = text.split() or [""]
@@ -109,4 +111,8 @@ def parse_search(text):
         if not (name and equals):
             raise InputError(f"a search is METHOD name=value ..., got {pair!r} in {text!r}")
         arguments[name] = yaml.safe_load(value)
-    return make_search(method, **arguments)
+    search = make_search(method, **arguments)
+    if not _METHODS[method][2] <= modules.keys():
+        possible = [name for name in METHODS if _METHODS[name][2] <= modules.keys()]
+        raise InputError(f"the search {method} is not for this model; {', '.join(possible)} are")
+    return search

@@ -1,4 +1,7 @@
-"""From encoder output to words with times and confidences, along the path of the greedy search.
+"""From encoder output to words with times and confidences.
+
+They are those of the greedy search's path, or for other searches of the best path of CTC with the
+tokens that were found.
 
 A word's confidence is the product of the probabilities of its tokens: the chance, in the model's
 own eyes, that all of them are right. The probability of a token is
@@ -21,9 +24,11 @@ import unicodedata
 from dataclasses import dataclass
 
 import torch
+from torchaudio.functional import forced_align
 
-from summarymixing.decoding.searches import BLANK
+from summarymixing.decoding.searches import BLANK, CTCGreedySearch
 from summarymixing.decoding.transducer import TransducerGreedySearch
+from summarymixing.errors import InputError
 from summarymixing.inference.text import Detokeniser
 
 # Frames whose scores for all tokens are in memory at a time.
@@ -35,7 +40,7 @@ _CHARACTER = 0.05
 
 @dataclass(frozen=True)
 class Token:
-    """A token of the greedy path.
+    """A token of a path.
 
     Arguments
     ---------
@@ -78,7 +83,7 @@ class Word:
 
 @torch.no_grad()
 def align(recogniser, encoded, lengths):
-    """The tokens of the greedy search, each with its frames and its probability.
+    """The tokens of the recogniser's search, each with its frames and its probability.
 
     Arguments
     ---------
@@ -92,10 +97,58 @@ def align(recogniser, encoded, lengths):
     -------
     list of list of Token
         The tokens are those of `recogniser.search`.
+
+    Raises
+    ------
+    InputError
+        For a transducer's beam search, which tells nothing about frames.
     """
-    if isinstance(recogniser.search, TransducerGreedySearch):
+    search, modules = recogniser.search, recogniser.modules
+    if isinstance(search, TransducerGreedySearch):
         return _align_transducer(recogniser, encoded, lengths)
-    return _align_ctc(recogniser.modules["ctc_lin"], encoded, lengths)
+    if "ctc_lin" not in modules:
+        raise InputError("a transducer is transcribed greedily: its beam search has no times")
+    if isinstance(search, CTCGreedySearch):
+        return _align_ctc(modules["ctc_lin"], encoded, lengths)
+    found = search(modules, encoded, lengths)
+    return [
+        align_tokens(modules["ctc_lin"](frames[:length]).float().log_softmax(-1), tokens)
+        for frames, length, tokens in zip(encoded, lengths.tolist(), found)
+    ]
+
+
+def align_tokens(log_probs, numbers):
+    """Known tokens along the best path of CTC through all of them.
+
+    Arguments
+    ---------
+    log_probs : torch.Tensor
+        (time, vocabulary), of the CTC head for one utterance.
+    numbers : list of int
+
+    Returns
+    -------
+    list of Token
+        If they are too many for the frames, which a decoder does not know, they are spread evenly.
+
+    Example
+    -------
+    >>> log_probs = torch.eye(5)[[3, 0, 3, 4, 4]].log_softmax(-1)
+    >>> [(token.number, token.first, token.last) for token in align_tokens(log_probs, [3, 3, 4])]
+    [(3, 0, 0), (3, 2, 2), (4, 3, 4)]
+    >>> [(token.number, token.first) for token in align_tokens(log_probs[:2], [3, 3, 4])]
+    [(3, 0), (3, 0), (4, 1)]
+    """
+    if not numbers or not len(log_probs):
+        return []
+    log_probs = log_probs.cpu()
+    repeats = sum(a == b for a, b in zip(numbers, numbers[1:]))
+    if len(numbers) + repeats > len(log_probs):
+        highest = log_probs.amax(0).tolist()
+        places = [i * len(log_probs) // len(numbers) for i in range(len(numbers))]
+        return [Token(n, place, place, highest[n]) for n, place in zip(numbers, places)]
+    path, scores = forced_align(log_probs[None], torch.tensor([numbers]), blank=BLANK)
+    return _runs(path[0], scores[0])
 
 
 def words_of(tokenizer, tokens, frame_seconds, limit=math.inf):
@@ -216,22 +269,23 @@ def _align_ctc(head, encoded, lengths):
     best, scores = torch.cat(best, 1).cpu(), torch.cat(scores, 1).cpu()
     found = []
     for row, score, length in zip(best, scores, lengths.tolist()):
-        numbers, run, counts = row[:length].unique_consecutive(
-            return_inverse=True, return_counts=True
-        )
-        highest = torch.full((len(numbers),), -math.inf)
-        highest = highest.scatter_reduce(0, run, score[:length], "amax")
-        ends = counts.cumsum(0)
-        found.append(
-            [
-                Token(number, end - count, end - 1, probability)
-                for number, count, end, probability in zip(
-                    numbers.tolist(), counts.tolist(), ends.tolist(), highest.tolist()
-                )
-                if number != BLANK
-            ]
-        )
+        found.append(_runs(row[:length], score[:length]))
     return found
+
+
+def _runs(path, scores):
+    """The tokens of a path, one of which stands in every frame, and their log probabilities."""
+    numbers, run, counts = path.unique_consecutive(return_inverse=True, return_counts=True)
+    highest = torch.full((len(numbers),), -math.inf)
+    highest = highest.scatter_reduce(0, run, scores, "amax")
+    ends = counts.cumsum(0)
+    return [
+        Token(number, end - count, end - 1, probability)
+        for number, count, end, probability in zip(
+            numbers.tolist(), counts.tolist(), ends.tolist(), highest.tolist()
+        )
+        if number != BLANK
+    ]
 
 
 def _align_transducer(recogniser, encoded, lengths):

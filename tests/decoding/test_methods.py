@@ -16,6 +16,7 @@ CLASSES = {
     "transducer_greedy": decoding.TransducerGreedySearch,
     "transducer_beam": decoding.TransducerBeamSearch,
 }
+MODULES = dict.fromkeys(("Transformer", "ctc_lin", "seq_lin"))
 
 
 def test_every_method_is_its_class():
@@ -36,7 +37,7 @@ def test_in_yaml():
 
 
 def test_from_text():
-    search = parse_search("ctc_beam beam_size=5 length_bonus=0.5 ngram_file=null")
+    search = parse_search("ctc_beam beam_size=5 length_bonus=0.5 ngram_file=null", MODULES)
     assert (search.beam_size, search.length_bonus, search.ngram_file) == (5, 0.5, None)
 
 
@@ -59,4 +60,16 @@ def test_from_text():
 )
 def test_mistakes(text, message):
     with pytest.raises(InputError, match=message.replace("[", r"\[")):
-        parse_search(text)
+        parse_search(text, MODULES)
+
+
+@pytest.mark.parametrize(
+    "method, heads, message",
+    [
+        ("joint", ("predictor", "joiner"), "joint is not for this model; transducer_greedy, tran"),
+        ("rescore", ("ctc_lin",), "rescore is not for this model; ctc_greedy, ctc_beam are"),
+    ],
+)
+def test_not_for_every_model(method, heads, message):
+    with pytest.raises(InputError, match=message):
+        parse_search(method, dict.fromkeys(heads))

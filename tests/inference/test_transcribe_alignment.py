@@ -1,13 +1,16 @@
 """Words, times and confidences against the searches and against small sums by hand."""
 
+import itertools
 import math
 
 import pytest
 import torch
 
 from summarymixing.dataio import tokenizer as tokenizers
+from summarymixing.decoding import CTCPrefixBeamSearch, TransducerBeamSearch
+from summarymixing.errors import InputError
 from summarymixing.inference import alignment
-from summarymixing.inference.alignment import Token, align, words_of
+from summarymixing.inference.alignment import Token, align, align_tokens, words_of
 
 
 @pytest.mark.parametrize("kind", ("ctc", "transducer"))
@@ -37,6 +40,51 @@ def test_ctc_runs_and_their_highest_probability(make_recogniser):
     found = align(recogniser, frames.log().unsqueeze(0), torch.tensor([5]))[0]
     assert [(t.number, t.first, t.last) for t in found] == [(1, 0, 1), (1, 3, 3), (2, 4, 4)]
     assert [math.exp(t.log_probability) for t in found] == pytest.approx([0.9, 0.5, 0.8])
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_known_tokens_lie_on_their_best_path(seed):
+    torch.manual_seed(seed)
+    log_probs = (torch.randn(6, 4) * 2).log_softmax(-1)
+    paths = {}  # by tokens
+    for path in itertools.product(range(4), repeat=6):
+        tokens = tuple(token for token, _ in itertools.groupby(path) if token)
+        score = log_probs[range(6), path].sum().item()
+        paths[tokens] = max(paths.get(tokens, (-math.inf, ())), (score, path))
+    for tokens in ((1,), (2, 2), (1, 2, 3), (3, 3, 1, 1), (1, 2, 1, 2, 3, 1)):
+        _, path = paths[tokens]
+        found = align_tokens(log_probs, list(tokens))
+        assert tuple(token.number for token in found) == tokens
+        frames = {t: token.number for token in found for t in range(token.first, token.last + 1)}
+        assert tuple(frames.get(t, 0) for t in range(6)) == path
+        for token in found:
+            highest = log_probs[token.first : token.last + 1, token.number].max().item()
+            assert token.log_probability == pytest.approx(highest)
+
+
+def test_tokens_that_have_no_path():
+    log_probs = torch.randn(4, 5).log_softmax(-1)
+    for numbers in ([3, 3, 3], [1, 2, 3, 4, 1]):
+        found = align_tokens(log_probs, numbers)
+        assert [token.number for token in found] == numbers
+        firsts = [token.first for token in found]
+        assert firsts == sorted(firsts) and firsts[0] == 0 and firsts[-1] < 4
+    assert align_tokens(log_probs[:0], [1]) == align_tokens(log_probs, []) == []
+
+
+def test_another_search(make_recogniser):
+    recogniser = make_recogniser()
+    encoded, lengths = 3 * torch.randn(3, 40, 16), torch.tensor([40, 1, 17])
+    greedy = align(recogniser, encoded, lengths)
+    recogniser.search = CTCPrefixBeamSearch(4)
+    found = align(recogniser, encoded, lengths)
+    expected = recogniser.search(recogniser.modules, encoded, lengths)
+    assert [[token.number for token in row] for row in found] == expected
+    assert found != greedy
+    transducer = make_recogniser(kind="transducer")
+    transducer.search = TransducerBeamSearch(2)
+    with pytest.raises(InputError, match="beam search has no times"):
+        align(transducer, encoded, lengths)
 
 
 def test_transducer_probability_is_that_of_the_emission(make_recogniser):

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 import soundfile
 
+from summarymixing.decoding import make_search
 from summarymixing.inference import load
 from summarymixing.inference.transcribe import transcribe
 from summarymixing.scoring import transcripts
@@ -204,6 +205,23 @@ def test_nothing_is_overwritten_without_force(expected, folder, command, tmp_pat
     assert status == 2 and "and is read" in err[-1]
 
 
+@pytest.mark.parametrize("search", ("joint beam_size=2 max_decode_ratio=0.2", "recipe"))
+def test_another_search(expected, folder, command, search):
+    model, greedy = expected
+    recogniser = load(model)
+    recogniser.search = recogniser.test_search
+    if search != "recipe":
+        recogniser.search = make_search("joint", beam_size=2, max_decode_ratio=0.2)
+    results = transcribe(recogniser, [folder / name for name in ORDER])
+    texts = dict(zip(("three", "two_two", "one"), (result.text for result in results)))
+    assert texts != {name: result.text for name, result in greedy.items()}
+    status, out, _ = command(model, folder, f"--search={search}", "--format=jsonl")
+    assert status == 0
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert {row["id"]: row["text"] for row in rows} == texts
+    assert all(row["words"] for row in rows if row["text"])
+
+
 def test_mistakes_are_one_line(expected, folder, command, tmp_path):
     model, _ = expected
     (tmp_path / "empty").mkdir()
@@ -217,6 +235,8 @@ def test_mistakes_are_one_line(expected, folder, command, tmp_path):
         ((model, folder / "one.wav", f"--output={tmp_path}"), "is a folder"),
         ((model, folder, "--batch_seconds=0"), "batch_seconds"),
         ((model, folder, "--threads=0"), "--threads"),
+        ((model, folder, "--search=best"), "no search 'best'"),
+        ((model, folder, "--search=transducer_beam"), "not for this model"),
         ((model, folder, "--device=nothing"), "device nothing"),
     ):
         status, out, err = command(*arguments)
