@@ -349,6 +349,8 @@ def run(recipes, argv):
         print(USAGE)
     given = bool(argv) and not argv[0].startswith("-")
     base, options = (argv[0], argv[1:]) if given else (None, argv)
+    # SpeechBrain would take it for an abbreviation of --test_only.
+    options = [re.sub(r"^--test(?==|$)", "--test_file", option) for option in options]
     rehearsing = "--dry_run" in options
     _, run_opts, overrides = sb.parse_arguments(
         ["none", *(option for option in options if option != "--dry_run")]
