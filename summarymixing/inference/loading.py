@@ -9,9 +9,10 @@ import json
 import os
 
 import ruamel.yaml
-import torch
 import speechbrain as sb
+import torch
 from hyperpyyaml import load_hyperpyyaml
+from speechbrain.processing.features import InputNormalization
 from speechbrain.utils.dynamic_chunk_training import DynChunkTrainConfig
 from torch import nn
 
@@ -27,7 +28,7 @@ _KEYS = (
     "sample_rate compute_features model tokenizer_file output_neurons avg_checkpoints avg_metric "
     "valid_search"
 ).split()
-_CHUNKS = "dynchunktrain_config_sampler"
+CHUNKS = "dynchunktrain_config_sampler"
 
 # The files of a package, and the version of what stands in the first.
 CONFIG, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer.model"
@@ -190,8 +191,8 @@ def _run(folder):
     _load_checkpoints(folder, modules, hparams["avg_metric"], hparams["avg_checkpoints"])
 
     def of_test():
-        test = _hyperparameters(path, ["test_search"], [_CHUNKS])
-        sampler = test.get(_CHUNKS)
+        test = _hyperparameters(path, ["test_search"], [CHUNKS])
+        sampler = test.get(CHUNKS)
         return test["test_search"], sampler and sampler(sb.Stage.TEST)
 
     return {
@@ -217,6 +218,11 @@ def _package(folder):
     config = read_config(folder)
     chunks = config["test_chunks"]
     modules = {name: _built(folder, node, nn.Module) for name, node in config["modules"].items()}
+    for name in ("normalize", "CNN", "Transformer"):
+        if name not in modules:
+            raise InputError(f"{os.path.join(folder, CONFIG)}: there is no module {name}")
+    if not isinstance(modules["normalize"], InputNormalization):
+        raise InputError(f"{os.path.join(folder, CONFIG)}: normalize must be InputNormalization")
     load_weights(os.path.join(folder, WEIGHTS), modules)
     return {
         "modules": modules,
@@ -269,7 +275,8 @@ def read_config(folder):
     Raises
     ------
     InputError
-        If it cannot be read, is of a newer version, or a file is missing or damaged.
+        If it cannot be read, is of a newer version, names classes that a package may not have, or
+        a file is missing or damaged.
     """
     path = os.path.join(folder, CONFIG)
     try:
@@ -292,6 +299,10 @@ def read_config(folder):
             raise InputError(f"{path}: the key {key!r} is missing")
         if not isinstance(config[key], kind):
             raise InputError(f"{path}: {key} cannot be {str(config[key])[:80]!r}")
+        try:
+            tree.check(config[key])
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from error
     for name, digest in config["files"].items():
         _check_file(os.path.join(folder, os.path.basename(name)), digest)
     return config

@@ -7,7 +7,8 @@ Its `config.json` has
   `modules` by name, `search` (the greedy one, null: the usual one) and `test_search`;
 * `test_chunks`: chunk size and left context of the test, null for none;
 * `tests`: what the training's `results.json` says of each test set, and intervals;
-* `training`: the recipe's other hyperparameters, without paths;
+* `training`: the recipe's other hyperparameters, without paths; `chunks`, the arguments of the
+  `RandomChunks` that it was trained in, null for none;
 * `files`: SHA-256 of what `summarymixing.inference.loading.load` reads beside it.
 """
 
@@ -31,6 +32,7 @@ from summarymixing.files import write_whole
 from summarymixing.inference import tree
 from summarymixing.inference.card import write_card
 from summarymixing.inference.loading import (
+    CHUNKS,
     CONFIG,
     FORMAT_VERSION,
     TOKENIZER,
@@ -156,6 +158,8 @@ def _config(run, recogniser, results):
         parts = tree.allowed(parts)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
+    sampler = recipe.get(CHUNKS)
+    parts["training"]["chunks"] = sampler.get("arguments", {}) if sampler else None
     chunks = recogniser.test_chunks
     return {
         "format_version": FORMAT_VERSION,

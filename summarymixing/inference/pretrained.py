@@ -34,7 +34,7 @@ class Encoder(nn.Module):
 
     @torch.no_grad()
     def forward(self, wavs, wav_lens):
-        """wavs (batch, samples), wav_lens (batch,) as fractions of them → (batch, time, d_model)."""
+        """wavs (batch, samples), wav_lens (batch,) as fractions → (batch, time, d_model)."""
         # The statistics are no buffers, and stay behind when the rest goes to a GPU.
         self.parts["normalize"].to(wavs.device)
         lengths = absolute_lengths(wav_lens, wavs.shape[1])

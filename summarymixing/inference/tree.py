@@ -10,7 +10,6 @@ the YAML of trainings, and have the same as YAML for SpeechBrain.
 
 import functools
 import inspect
-import io
 import os
 import pydoc
 import re
@@ -77,24 +76,43 @@ def build(tree, folder=None):
     Traceback (most recent call last):
     summarymixing.errors.InputError: os.system is nothing that a package may build
     """
+    check(tree)
+    return _built(tree, folder)
+
+
+def check(tree):
+    """Raises InputError for a tree that `build` would not build."""
     if isinstance(tree, list):
-        return [build(item, folder) for item in tree]
+        for item in tree:
+            check(item)
+    if not isinstance(tree, dict):
+        return
+    kind = _kind(tree)
+    if kind in _KINDS:
+        name, arguments = tree[kind], tree.get("arguments", {})
+        if name not in ALLOWED:
+            raise InputError(f"{name} is nothing that a package may build")
+        if not isinstance(arguments, (dict, list)):
+            raise InputError(f"{name}: arguments are a dictionary or a list, got {arguments!r}")
+        for key in filter(_is_file, arguments):
+            if isinstance(arguments[key], str):
+                raise InputError(f"{name}: {key}={arguments[key]} is no file of the package")
+    for item in tree.values():
+        check(item)
+
+
+def _built(tree, folder):
+    if isinstance(tree, list):
+        return [_built(item, folder) for item in tree]
     if not isinstance(tree, dict):
         return tree
     kind = _kind(tree)
     if kind == "file":
         return _path(tree["file"], folder)
     if kind is None:
-        return {key: build(item, folder) for key, item in tree.items()}
-    name, arguments = tree[kind], tree.get("arguments", {})
-    if name not in ALLOWED:
-        raise InputError(f"{name} is nothing that a package may build")
-    if not isinstance(arguments, (dict, list)):
-        raise InputError(f"{name}: arguments are a dictionary or a list, got {arguments!r}")
-    for key in filter(_is_file, arguments):
-        if isinstance(arguments[key], str):
-            raise InputError(f"{name}: {key}={arguments[key]} is no file of the package")
-    found, arguments = pydoc.locate(name), build(arguments, folder)
+        return {key: _built(item, folder) for key, item in tree.items()}
+    name, arguments = tree[kind], _built(tree.get("arguments", {}), folder)
+    found = pydoc.locate(name)
     args, kwargs = (arguments, {}) if isinstance(arguments, list) else ([], arguments)
     try:
         if kind == "name":
@@ -125,8 +143,9 @@ def read_yaml(text):
 
     Example
     -------
-    >>> read_yaml("activation: !name:torch.nn.GELU\\nwidths: (3, 4)")
-    {'activation': {'name': 'torch.nn.GELU'}, 'widths': {'class': 'builtins.tuple', 'arguments': [[3, 4]]}}
+    >>> found = read_yaml("activation: !name:torch.nn.GELU\\nwidths: (3, 4)")
+    >>> found["activation"], found["widths"]
+    ({'name': 'torch.nn.GELU'}, {'class': 'builtins.tuple', 'arguments': [[3, 4]]})
     """
     try:
         tree = yaml.load(text, Loader=_Recorder)
