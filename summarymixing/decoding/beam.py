@@ -11,7 +11,7 @@ from speechbrain.decoders.scorer import (
 )
 
 from summarymixing.decoding.hypotheses import Hypothesis
-from summarymixing.decoding.prefix import CTCPrefixScorer
+from summarymixing.decoding.prefix import IMPOSSIBLE, CTCPrefixScorer
 from summarymixing.errors import InputError
 from summarymixing.models.incremental import (
     DecoderSteps,
@@ -41,7 +41,7 @@ class BeamSearcher(torch.nn.Module):
     Memory: `bytes_needed` for an utterance, at most. That is, for each hypothesis, with L steps at
     most, T frames and V tokens, 8 × (decoder layers × d_model + LM layers × LM's d_model) × L bytes
     for keys and values if hypotheses shared nothing, twice that for a moment (they share most of
-    it: in practice a tenth), 100 × T for CTC and 40 × V for scores; and for an utterance 16 × V × T
+    it: in practice a tenth), 100 × T for CTC and 40 × V for scores; and for an utterance 40 × V × T
     for CTC and 8 × decoder layers × d_model × T for cross-attention.
 
     Arguments
@@ -231,20 +231,22 @@ class BeamSearcher(torch.nn.Module):
         Returns
         -------
         list of list of Hypothesis
-            With the parts "attention", "ctc" and "lm" as far as they are used. Their sum, weighted,
-            is the score times the number of tokens, with the end of the sentence (the score itself
-            without length_normalization), unless there is a LengthScorer.
+            With the parts "attention", "ctc" and "lm" as far as they are used (of two language
+            models the sum). Their sum, weighted, is the score times the number of tokens, the end
+            of the sentence included (the score itself without length_normalization), unless there
+            is a LengthScorer.
         """
-        parts = self._parts()
+        names = self._parts()
         hypotheses = []
         for ones in self._found(encoded, absolute_lengths(lengths, encoded.shape[1])):
             kept = {}
             for one in _best(ones, len(ones)):
                 tokens = tuple(one.tokens[:-1])
                 if tokens not in kept and (one.score > _BLOCKED or not kept):
-                    kept[tokens] = Hypothesis(
-                        list(tokens), one.score, dict(zip(parts, one.parts)), one.complete
-                    )
+                    parts = dict.fromkeys(names, 0.0)
+                    for name, part in zip(names, one.parts):
+                        parts[name] += part  # there may be two language models
+                    kept[tokens] = Hypothesis(list(tokens), one.score, parts, one.complete)
             hypotheses.append(list(kept.values()))
         return hypotheses
 
@@ -268,7 +270,7 @@ class BeamSearcher(torch.nn.Module):
         for one in (*self.full_scorers, *self.partial_scorers):
             widths += one.width
         each = 16 * widths * steps + 100 * frames + 40 * vocabulary
-        return self.beam_size * each + (16 * vocabulary + encoder) * frames
+        return self.beam_size * each + (40 * vocabulary + encoder) * frames
 
     def _parts(self):
         names = ["attention"] if self.attn_weight > 0 else []
@@ -280,9 +282,7 @@ class BeamSearcher(torch.nn.Module):
 
     def _steps(self, frames):
         """Steps at least and at most."""
-        limits = (int(frames * r) for r in (self.min_decode_ratio, self.max_decode_ratio))
-        least, most = limits
-        return least, max(most, 1)
+        return int(frames * self.min_decode_ratio), max(int(frames * self.max_decode_ratio), 1)
 
     def _found(self, encoded, lengths):
         """For each utterance `beam_size` of `_Found`."""
@@ -296,8 +296,9 @@ class BeamSearcher(torch.nn.Module):
             if self.max_bytes is not None:
                 each = self.bytes_needed(limits[rows[0]])
                 if each > self.max_bytes:
-                    raise InputError(_does_not_fit(limits[rows[0]], each, self.max_bytes))
-                count = min(count, self.max_bytes // each)
+                    there = f"max_bytes={self.max_bytes}"
+                    raise InputError(_does_not_fit(limits[rows[0]], each, there))
+                count = min(count, int(self.max_bytes // each))
             for row, ones in zip(rows, self._search_in_halves(encoded, lengths, rows[:count])):
                 found[row] = ones
             rows = rows[count:]
@@ -490,7 +491,7 @@ class _CTC:
         return {"ctc": CTCPrefixScorer(log_probs, lengths, beam_size, *indices), "prefixes": None}
 
     def block(self, log_probs):
-        log_probs[:, self.scorer.blank_index] = -1e20
+        log_probs[:, self.scorer.blank_index] = IMPOSSIBLE
 
     def step(self, tokens, state, candidates):
         scores, prefixes = state["ctc"].step(tokens, state["prefixes"], candidates)
@@ -588,7 +589,6 @@ def _out_of_memory(error):
 
 
 def _does_not_fit(frames, needed, there):
-    there = f"max_bytes={there}" if isinstance(there, int) else there
     return (
         f"an utterance of {frames} frames may need {needed} bytes to be searched alone, more than "
         f"{there}: a smaller beam_size or max_decode_ratio needs less"

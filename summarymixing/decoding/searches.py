@@ -1,8 +1,8 @@
 """Searches of CTC and attention models, in which an utterance's neighbours play no part.
 
 A search is built from numbers in YAML and called with the model's modules:
-`search(modules, encoded, lengths)` gives a list of token lists, and `search.nbest` with the same
-arguments all hypotheses with their scores.
+`search(modules, encoded, lengths)` gives a list of token lists, and a beam search's `nbest` all
+hypotheses with their scores.
 """
 
 import os

@@ -227,6 +227,24 @@ def test_nbest_has_every_models_own_score():
 
 
 @torch.no_grad()
+def test_two_language_models_are_one_part():
+    models = Models(6, vocabulary=20)
+    _, ours = searchers(models, scorers(models, None, ("transformer", "rnn")))
+    best = ours.nbest(*encode([6]))[0][0]
+    inputs = torch.tensor([[1, *best.tokens]])
+    rnn = RNNLM(20, 6, rnn_neurons=6, dnn_neurons=6).eval()  # which takes whole sentences
+    rnn.load_state_dict(models.rnn.state_dict())
+    log_probs = (models.lm(inputs)[0] / 1.15).log_softmax(-1)
+    log_probs = log_probs + (rnn(inputs)[0] / 0.9).log_softmax(-1)
+    # What the limit cut off is in the score, but it is not known what it was.
+    known = log_probs[torch.arange(len(best.tokens)), best.tokens].sum()
+    last = [2] if best.complete else range(20)
+    totals = known + log_probs[-1, list(last)]
+    assert (totals - best.parts["lm"]).abs().min() < 1e-3
+    assert set(best.parts) == {"attention", "lm"}
+
+
+@torch.no_grad()
 def test_utterances_leave_when_they_are_finished(monkeypatch):
     models = Models(2, vocabulary=30)
     _, ours = searchers(models, scorers(models, "full", ("transformer",)))
