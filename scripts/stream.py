@@ -24,7 +24,7 @@ def arguments(argv):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("model", help="output folder of a training")
+    parser.add_argument("model", help="output folder of a training, or a package")
     parser.add_argument(
         "source", help="an audio file, - for raw PCM (s16le, one channel) from a pipe, or mic"
     )

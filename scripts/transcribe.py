@@ -39,7 +39,7 @@ def arguments(argv):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("model", metavar="MODEL", help="output folder of a training")
+    parser.add_argument("model", metavar="MODEL", help="output folder of a training, or a package")
     parser.add_argument("sources", metavar="FILE|FOLDER|-", nargs="+")
     parser.add_argument(
         "--format",
