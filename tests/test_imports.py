@@ -27,6 +27,7 @@ INSIDE = {
         *("training", "dataio", "scoring", "decoding", "models", "nnet", "ops"),
         *("files", "errors"),
     },
+    "adapt": {"inference", "training", "dataio", "scoring", "ops", "files", "errors"},
 }
 # And of other packages, the standard library aside, where that is limited.
 OUTSIDE = {
