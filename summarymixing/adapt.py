@@ -102,10 +102,9 @@ def read(folder, device="cpu"):
     recogniser = loading.load(folder, device)
     if loading.is_package(folder):
         parts = loading.read_config(folder)
-        # A package does not tell how its model was trained. Features without top_db are those that
-        # a stream can have, and chunks are trained with them.
-        streams = parts["compute_features"].get("arguments", {}).get("top_db", 0) is None
-        chunks = {"class": "summarymixing.training.chunks.RandomChunks"} if streams else None
+        arguments = parts.get("training", {}).get("chunks")
+        name = "summarymixing.training.chunks.RandomChunks"
+        chunks = None if arguments is None else {"class": name, "arguments": arguments}
     else:
         path = os.path.join(folder, "hyperparams.yaml")
         with open(path, encoding="utf-8") as file:
