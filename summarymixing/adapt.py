@@ -351,7 +351,7 @@ def run(recipes, argv):
     # SpeechBrain would take it for an abbreviation of --test_only.
     options = [re.sub(r"^--test(?==|$)", "--test_file", option) for option in options]
     rehearsing = "--dry_run" in options
-    _, run_opts, overrides = sb.parse_arguments(
+    _, run_opts, overrides = config.arguments(
         ["none", *(option for option in options if option != "--dry_run")]
     )
     ddp_init_group(run_opts)

@@ -104,6 +104,38 @@ def parse_search(text, modules):
     >>> search.beam_size, search.length_bonus
     (20, 0.3)
     """
+    method, arguments = split_search(text)
+    search = make_search(method, **arguments)
+    if not _METHODS[method][2] <= modules.keys():
+        possible = [name for name in METHODS if _METHODS[name][2] <= modules.keys()]
+        raise InputError(f"the search {method} is not for this model; {', '.join(possible)} are")
+    return search
+
+
+def as_search(value, modules):
+    """A recipe's search: built by its YAML already, or a text for `parse_search`.
+
+    Arguments
+    ---------
+    value : str or callable
+    modules : dict of str to torch.nn.Module
+
+    Example
+    -------
+    >>> as_search("ctc_beam beam_size=20", {"ctc_lin": None}).beam_size
+    20
+    """
+    return parse_search(value, modules) if isinstance(value, str) else value
+
+
+def split_search(text):
+    """The method and the arguments in a text for `parse_search`.
+
+    Example
+    -------
+    >>> split_search("ctc_beam beam_size=20 ngram_file=4gram.arpa")
+    ('ctc_beam', {'beam_size': 20, 'ngram_file': '4gram.arpa'})
+    """
     method, *pairs = text.split() or [""]
     arguments = {}
     for pair in pairs:
@@ -111,8 +143,4 @@ def parse_search(text, modules):
         if not (name and equals):
             raise InputError(f"a search is METHOD name=value ..., got {pair!r} in {text!r}")
         arguments[name] = yaml.safe_load(value)
-    search = make_search(method, **arguments)
-    if not _METHODS[method][2] <= modules.keys():
-        possible = [name for name in METHODS if _METHODS[name][2] <= modules.keys()]
-        raise InputError(f"the search {method} is not for this model; {', '.join(possible)} are")
-    return search
+    return method, arguments

@@ -5,12 +5,11 @@ A search is built from numbers in YAML and called with the model's modules:
 hypotheses with their scores.
 """
 
-import os
-
 import torch
 from speechbrain.decoders import CTCScorer, ScorerBuilder, TransformerLMScorer
 
 from summarymixing.decoding.beam import BeamSearcher
+from summarymixing.decoding.lm import check_lm, load_lm
 from summarymixing.errors import InputError
 
 BLANK, BOS, EOS = 0, 1, 2
@@ -134,10 +133,7 @@ class JointBeamSearch:
             raise InputError(f"ctc_weight must be in [0, 1], got {ctc_weight}")
         if not 0 < max_decode_ratio <= 1:
             raise InputError(f"max_decode_ratio must be in (0, 1], got {max_decode_ratio}")
-        if lm_file is not None and lm is None:
-            raise InputError(f"lm_file={lm_file} needs lm, the class that it is a checkpoint of")
-        if lm_file is not None and not os.path.isfile(lm_file):
-            raise InputError(f"lm_file={lm_file}: there is no such file")
+        check_lm(lm, lm_file)
         self.beam_size = beam_size
         self.ctc_weight = ctc_weight
         self.temperature = temperature
@@ -177,13 +173,7 @@ class JointBeamSearch:
     def _build(self, modules, device):
         scorers, weights = [], {}
         if self.lm_file is not None:
-            lm = self.lm()
-            try:
-                lm.load_state_dict(torch.load(self.lm_file, map_location="cpu"))
-            except Exception as error:  # whatever torch makes of a file that is something else
-                reason = " ".join(str(error).split())[:300]
-                raise InputError(f"lm_file={self.lm_file} does not fit lm: {reason}") from error
-            lm = lm.to(device).eval()
+            lm = load_lm(self.lm, self.lm_file, device)
             scorers.append(TransformerLMScorer(lm, temperature=self.lm_temperature))
             weights["transformerlm"] = self.lm_weight
         if self.ctc_weight > 0:

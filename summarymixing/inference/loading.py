@@ -17,6 +17,7 @@ from speechbrain.utils.dynamic_chunk_training import DynChunkTrainConfig
 from torch import nn
 
 from summarymixing.dataio import tokenizer as tokenizers
+from summarymixing.decoding.methods import as_search
 from summarymixing.decoding.searches import CTCGreedySearch
 from summarymixing.decoding.transducer import TransducerGreedySearch
 from summarymixing.errors import InputError
@@ -193,7 +194,7 @@ def _run(folder):
     def of_test():
         test = _hyperparameters(path, ["test_search"], [CHUNKS])
         sampler = test.get(CHUNKS)
-        return test["test_search"], sampler and sampler(sb.Stage.TEST)
+        return as_search(test["test_search"], modules), sampler and sampler(sb.Stage.TEST)
 
     return {
         "modules": modules,
@@ -202,7 +203,7 @@ def _run(folder):
             hparams["tokenizer_file"] or os.path.join(folder, TOKENIZER), hparams["output_neurons"]
         ),
         "sample_rate": hparams["sample_rate"],
-        "search": hparams["valid_search"],
+        "search": as_search(hparams["valid_search"], modules),
         "of_test": of_test,
     }
 

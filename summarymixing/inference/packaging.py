@@ -27,6 +27,7 @@ from speechbrain.inference.ASR import EncoderDecoderASR
 from torch import nn
 
 from summarymixing.dataio import audio, manifests
+from summarymixing.decoding.methods import split_search
 from summarymixing.errors import InputError
 from summarymixing.files import write_whole
 from summarymixing.inference import tree
@@ -140,11 +141,19 @@ def _results(run):
     return results
 
 
+def _search(node):
+    if not isinstance(node, str):
+        return node
+    method, arguments = split_search(node)
+    name = "summarymixing.decoding.make_search"
+    return {"class": name, "arguments": {"method": method, **arguments}}
+
+
 def _config(run, recogniser, results):
     path = run / "hyperparams.yaml"
     try:
         recipe = tree.read_yaml(path.read_text(encoding="utf-8"))
-        greedy = recipe["valid_search"]
+        greedy, search = (_search(recipe[name]) for name in ("valid_search", "test_search"))
         built = pydoc.locate(greedy.get("class", "")) is type(recogniser.search)
         parts = {
             "sample_rate": recipe["sample_rate"],
@@ -152,7 +161,7 @@ def _config(run, recogniser, results):
             "compute_features": recipe["compute_features"],
             "modules": recipe["model"]["modules"],
             "search": greedy if built else None,
-            "test_search": recipe["test_search"],
+            "test_search": search,
             "training": {key: value for key, value in recipe.items() if _is_plain(key, value)},
         }
         parts = tree.allowed(parts)

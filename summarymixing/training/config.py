@@ -7,6 +7,7 @@ import re
 import traceback
 
 import ruamel.yaml
+import speechbrain as sb
 from hyperpyyaml import load_hyperpyyaml, resolve_references
 from speechbrain.utils.run_opts import RunOptions
 
@@ -25,6 +26,27 @@ MAY_CHANGE = (
 ).split()
 # Keys that recipes were given later, and what they were without them.
 CAME_LATER = {"decoder_mixer": "attention"}
+
+
+_EQUALS = "\ue000"  # for private use: in no file name
+
+
+def arguments(argv):
+    """As SpeechBrain's `parse_arguments`, which makes spaces of equals signs within values.
+
+    Example
+    -------
+    >>> arguments(["recipe.yaml", "--data_folder=corpora/lang=fr", "--seed", "7"])[2].splitlines()
+    ['data_folder: corpora/lang=fr', 'seed: 7']
+    """
+    kept = []
+    for argument in argv:
+        name, equals, value = ("", "", argument)
+        if argument.startswith("--"):
+            name, equals, value = argument.partition("=")
+        kept.append(name + equals + value.replace("=", _EQUALS))
+    path, run_opts, overrides = sb.parse_arguments(kept)
+    return path.replace(_EQUALS, "="), run_opts, overrides.replace(_EQUALS, "=")
 
 
 def load(path, overrides="", optional=()):

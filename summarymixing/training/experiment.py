@@ -15,6 +15,7 @@ from speechbrain.utils.distributed import ddp_barrier, ddp_init_group, if_main_p
 
 from summarymixing.dataio import tokenizer as tokenizers
 from summarymixing.dataio.manifests import read
+from summarymixing.decoding.methods import as_search
 from summarymixing.errors import InputError, said_in_one_line
 from summarymixing.files import write_whole
 from summarymixing.training import config, data, rehearsal, results
@@ -133,7 +134,7 @@ def begin(argv, optional, check):
     hparams : dict
     run_opts : speechbrain.utils.run_opts.RunOptions
     """
-    hparams_file, run_opts, overrides = sb.parse_arguments(argv)
+    hparams_file, run_opts, overrides = config.arguments(argv)
     if not torch.distributed.is_initialized():
         ddp_init_group(run_opts)
     hparams = config.load(hparams_file, overrides, optional)
@@ -199,7 +200,7 @@ def check(brain_class, path, hparams):
     path : str
         The recipe.
     hparams : dict
-        Loaded from it.
+        Loaded from it. Where a search is a text, as from a command line, it becomes that search.
     """
     modules = hparams["model"]["modules"] if "model" in hparams else brain_class.needs
     for name in brain_class.needs:
@@ -210,6 +211,8 @@ def check(brain_class, path, hparams):
             )
     required = [*REQUIRED, *brain_class.required]
     config.check_complete(path, hparams, required, [*OPTIONAL, *brain_class.optional])
+    for name in ("valid_search", "test_search"):
+        hparams[name] = as_search(hparams[name], modules)
 
 
 def _quieten():

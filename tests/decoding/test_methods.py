@@ -4,7 +4,7 @@ import pytest
 from hyperpyyaml import load_hyperpyyaml
 
 from summarymixing import decoding
-from summarymixing.decoding.methods import METHODS, make_search, parse_search
+from summarymixing.decoding.methods import METHODS, as_search, make_search, parse_search
 from summarymixing.errors import InputError
 
 CLASSES = {
@@ -39,6 +39,12 @@ def test_in_yaml():
 def test_from_text():
     search = parse_search("ctc_beam beam_size=5 length_bonus=0.5 ngram_file=null", MODULES)
     assert (search.beam_size, search.length_bonus, search.ngram_file) == (5, 0.5, None)
+
+
+def test_a_recipe_has_a_search_or_a_text():
+    built = decoding.CTCGreedySearch()
+    assert as_search(built, MODULES) is built
+    assert as_search("joint ctc_weight=0.1", MODULES).ctc_weight == 0.1
 
 
 @pytest.mark.parametrize(

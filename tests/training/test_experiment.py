@@ -12,6 +12,8 @@ import soundfile
 import torch
 
 from summarymixing.dataio import manifests
+from summarymixing.decoding import CTCPrefixBeamSearch
+from summarymixing.inference import load
 from summarymixing.training import experiment
 from summarymixing.training.batches import Batches
 from summarymixing.training.seq2seq import CTCAttentionBrain
@@ -66,6 +68,10 @@ def test_results_and_what_is_left(corpus, tiny, tmp_path, capsys):
     run(tiny(corpus, tmp_path / "run", number_of_epochs=3))
     assert (folder / "curve.csv").read_text().startswith(curve)
     assert len((folder / "curve.csv").read_text().splitlines()) == 4
+    # Another search, named on the command line, for the same weights.
+    other = tiny(corpus, tmp_path / "run", number_of_epochs=3, test_search="ctc_beam beam_size=3")
+    run([*other, "--test_only"])
+    assert isinstance(load(folder).test_search, CTCPrefixBeamSearch)
 
 
 def test_the_best_checkpoints_are_averaged(corpus, tiny, tmp_path, monkeypatch):
@@ -149,6 +155,12 @@ def test_wrong_layout(tiny, tmp_path, capsys):
 
 def test_unknown_override(corpus, tiny, tmp_path, capsys):
     refused(tiny(corpus, tmp_path / "run", d_modle=3), capsys, "d_modle", "d_model")
+
+
+def test_a_search_that_there_is_not(corpus, tiny, tmp_path, capsys):
+    command = tiny(corpus, tmp_path / "run", test_search="beam beam_size=3")
+    refused(command, capsys, "there is no search 'beam'", "joint")
+    assert not (tmp_path / "run").exists()
 
 
 def test_heads_that_do_not_divide(corpus, tiny, tmp_path, capsys):
