@@ -5,7 +5,7 @@ import os
 
 from summarymixing.errors import InputError
 from summarymixing.training.checkpoints import AVERAGED_BY, WholeCheckpointer, recoverable_model
-from summarymixing.training.loop import _METRICS
+from summarymixing.training.loop import METRIC_COLUMNS
 from summarymixing.training.seq2seq import CTCAttentionBrain
 from summarymixing.training.transducer import TransducerBrain
 
@@ -139,7 +139,7 @@ class FineTuning:
             return
         counter, metric = self.hparams.epoch_counter, self.hparams.avg_metric
         rows = [row for row in self._curve() if row["epoch"] <= counter.current]
-        best = _best_epoch(rows, _METRICS[metric], AVERAGED_BY[metric] == "max_key")
+        best = _best_epoch(rows, METRIC_COLUMNS[metric], AVERAGED_BY[metric] == "max_key")
         if best is not None and counter.current - best >= self._patience:
             logger.info("%s was best in epoch %d: training ends early", metric, best)
             counter.limit = counter.current

@@ -25,7 +25,7 @@ PREEMPTED = "preempted"  # a file in the output folder, there while a run is to 
 MAX_UNREAD = 20  # utterances of an epoch that may turn out unreadable, on each process
 
 # Metrics of checkpoints, and how the log shows an epoch, by the column of the learning curve.
-_METRICS = {"ACC": "valid_accuracy", "WER": "valid_wer", "loss": "valid_loss"}
+METRIC_COLUMNS = {"ACC": "valid_accuracy", "WER": "valid_wer", "loss": "valid_loss"}
 _SHOWN = {
     "train_loss": "train loss {:.3f}",
     "valid_loss": "valid loss {:.3f}",
@@ -365,7 +365,9 @@ class TrainingBrain(sb.Brain):
             title = "/".join(os.path.abspath(folder).split(os.sep)[-3:])
             curves.draw(self._curve_file(), os.path.join(folder, "curve.png"), title)
             self._log_epoch(epoch, values)
-        meta = {name: values.get(column) for name, column in _METRICS.items()} | {"epoch": epoch}
+        meta = {name: values.get(column) for name, column in METRIC_COLUMNS.items()} | {
+            "epoch": epoch
+        }
         meta = {name: value for name, value in meta.items() if value is not None}
         self._save_checkpoint(meta, end_of_epoch=True)
 
