@@ -66,6 +66,9 @@ class BeamSearcher(torch.nn.Module):
         False: with SpeechBrain's Transformer searcher it does not work either.
     max_attn_shift : int
         Of no use.
+    ngram : NGram, optional
+        A language model over tokens, one more full scorer.
+    ngram_weight : float
     carry_ctc_scores : bool
         With a CTC weight of 1, SpeechBrain adds the scores of each step to those of the step
         before, whichever hypotheses had them. False: the score is CTC's (and the language
@@ -118,6 +121,8 @@ class BeamSearcher(torch.nn.Module):
         minus_inf=-1e20,
         max_bytes=None,
         carry_ctc_scores=True,
+        ngram=None,
+        ngram_weight=0.0,
     ):
         super().__init__()
         for name, value in (("beam_size", beam_size), ("topk", topk)):
@@ -168,6 +173,8 @@ class BeamSearcher(torch.nn.Module):
                         f"blank_index={blank}, bos_index={bos_index}, eos_index={eos_index}"
                     )
                 self.attn_weight = 1.0 - scorer.weights["ctc"]
+        if ngram is not None:
+            self.full_scorers.append(_NGram(ngram, ngram_weight))
         self.decoder = DecoderSteps(self.model) if self.attn_weight > 0 else None
 
     @torch.no_grad()
@@ -231,10 +238,10 @@ class BeamSearcher(torch.nn.Module):
         Returns
         -------
         list of list of Hypothesis
-            With the parts "attention", "ctc" and "lm" as far as they are used (of two language
-            models the sum). Their sum, weighted, is the score times the number of tokens, the end
-            of the sentence included (the score itself without length_normalization), unless there
-            is a LengthScorer.
+            With the parts "attention", "ctc", "lm" and "ngram" as far as they are used (of two
+            language models the sum). Their sum, weighted, is the score times the number of tokens,
+            the end of the sentence included (the score itself without length_normalization),
+            unless there is a LengthScorer.
         """
         names = self._parts()
         hypotheses = []
@@ -528,6 +535,22 @@ class _TransformerLM(_LanguageModel):
 class _RNNLM(_LanguageModel):
     make_steps = RNNLMSteps
     width = 0
+
+
+class _NGram:
+    part, width = "ngram", 0
+
+    def __init__(self, ngram, weight):
+        self.ngram, self.weight = ngram, weight
+
+    def start(self, encoded, lengths, beam_size, max_steps):
+        return self.ngram.to(encoded.device).initial_state(len(lengths) * beam_size)
+
+    def block(self, log_probs):
+        pass
+
+    def step(self, tokens, state, candidates):
+        return self.ngram.step(tokens, state)
 
 
 class _Length:

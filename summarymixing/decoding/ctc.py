@@ -5,14 +5,12 @@ words only, and take one utterance after the other.
 """
 
 import math
-import os
 
 import torch
 from torch.nn import functional as F
 
-from summarymixing.decoding.hypotheses import Hypothesis
+from summarymixing.decoding.hypotheses import BLANK, BOS, EOS, Hypothesis
 from summarymixing.decoding.ngram import NGram
-from summarymixing.decoding.searches import BLANK, BOS, EOS
 from summarymixing.errors import InputError
 
 # Tokens that hypotheses may grow by in a frame, at least: the most probable ones.
@@ -71,8 +69,6 @@ class CTCPrefixBeamSearch:
             raise InputError(f"ngram_weight must be at least 0, got {ngram_weight}")
         if not math.isfinite(length_bonus):
             raise InputError(f"length_bonus must be a number, got {length_bonus}")
-        if ngram_file is not None and not os.path.isfile(ngram_file):
-            raise InputError(f"ngram_file={ngram_file}: there is no such file")
         self.beam_size = beam_size
         self.ngram_file = ngram_file
         self.ngram_weight = ngram_weight

@@ -2,6 +2,9 @@
 
 from typing import NamedTuple
 
+# The tokens that every tokenizer here has; blank is the padding as well.
+BLANK, BOS, EOS = 0, 1, 2
+
 
 class Hypothesis(NamedTuple):
     """Tokens and what they score, in all and by source.

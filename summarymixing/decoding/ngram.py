@@ -16,7 +16,7 @@ from contextlib import contextmanager
 
 import torch
 
-from summarymixing.decoding.searches import BOS, EOS
+from summarymixing.decoding.hypotheses import BOS, EOS
 from summarymixing.errors import InputError
 
 _WORDS = {"<s>": BOS, "</s>": EOS}

@@ -4,9 +4,8 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from summarymixing.decoding.ctc import CTCPrefixBeamSearch
-from summarymixing.decoding.hypotheses import Hypothesis
+from summarymixing.decoding.hypotheses import BOS, EOS, Hypothesis
 from summarymixing.decoding.lm import check_lm, load_lm
-from summarymixing.decoding.searches import BOS, EOS
 from summarymixing.errors import InputError
 
 # Numbers in the output of a network at a time: 128 MiB.

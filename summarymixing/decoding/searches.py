@@ -9,10 +9,10 @@ import torch
 from speechbrain.decoders import CTCScorer, ScorerBuilder, TransformerLMScorer
 
 from summarymixing.decoding.beam import BeamSearcher
+from summarymixing.decoding.hypotheses import BLANK, BOS, EOS
 from summarymixing.decoding.lm import check_lm, load_lm
+from summarymixing.decoding.ngram import NGram
 from summarymixing.errors import InputError
-
-BLANK, BOS, EOS = 0, 1, 2
 
 
 class CTCGreedySearch:
@@ -98,6 +98,10 @@ class JointBeamSearch:
         Its state dict.
     lm_weight : float
     lm_temperature : float
+    ngram_file : str, optional
+        An ARPA file over the numbers of tokens (`summarymixing.decoding.ngram`), read when it is
+        first needed.
+    ngram_weight : float
     max_bytes : int, optional
         As in `BeamSearcher`: utterances that need more together are not searched together.
 
@@ -125,6 +129,8 @@ class JointBeamSearch:
         lm_file=None,
         lm_weight=0.0,
         lm_temperature=1.15,
+        ngram_file=None,
+        ngram_weight=0.5,
         max_bytes=None,
     ):
         if beam_size < 1:
@@ -142,6 +148,8 @@ class JointBeamSearch:
         self.lm_file = lm_file
         self.lm_weight = lm_weight
         self.lm_temperature = lm_temperature
+        self.ngram_file = ngram_file
+        self.ngram_weight = ngram_weight
         self.max_bytes = max_bytes
         self._searcher = None
 
@@ -164,7 +172,7 @@ class JointBeamSearch:
         Returns
         -------
         list of list of Hypothesis
-            At most `beam_size` each, with the parts "attention", "ctc" and "lm".
+            At most `beam_size` each, with the parts "attention", "ctc", "lm" and "ngram".
         """
         if self._searcher is None or self._searcher.model is not modules["Transformer"]:
             self._searcher = self._build(modules, encoded.device)
@@ -176,6 +184,9 @@ class JointBeamSearch:
             lm = load_lm(self.lm, self.lm_file, device)
             scorers.append(TransformerLMScorer(lm, temperature=self.lm_temperature))
             weights["transformerlm"] = self.lm_weight
+        ngram = None
+        if self.ngram_file is not None:
+            ngram = NGram.read(self.ngram_file, modules["seq_lin"].w.out_features)
         if self.ctc_weight > 0:
             scorers.append(CTCScorer(modules["ctc_lin"], blank_index=BLANK, eos_index=EOS))
             weights["ctc"] = self.ctc_weight
@@ -192,6 +203,8 @@ class JointBeamSearch:
             scorer=ScorerBuilder(full_scorers=scorers, weights=weights) if scorers else None,
             max_bytes=self.max_bytes,
             carry_ctc_scores=False,
+            ngram=ngram,
+            ngram_weight=self.ngram_weight,
         )
 
 

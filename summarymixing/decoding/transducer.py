@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 import torch
 
-from summarymixing.decoding.searches import BLANK, device_of
+from summarymixing.decoding.hypotheses import BLANK
+from summarymixing.decoding.searches import device_of
 from summarymixing.errors import InputError
 
 

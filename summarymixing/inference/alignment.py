@@ -26,7 +26,8 @@ from dataclasses import dataclass
 import torch
 from torchaudio.functional import forced_align
 
-from summarymixing.decoding.searches import BLANK, CTCGreedySearch
+from summarymixing.decoding.hypotheses import BLANK
+from summarymixing.decoding.searches import CTCGreedySearch
 from summarymixing.decoding.transducer import TransducerGreedySearch
 from summarymixing.errors import InputError
 from summarymixing.inference.text import Detokeniser

@@ -20,7 +20,8 @@ MAY_CHANGE = (
     "global_batch_seconds max_unread screen_audio facts_file ckpt_interval_minutes "
     "ckpt_interval_steps "
     "valid_batch_size valid_search_interval valid_search test_search valid_beam_size "
-    "test_beam_size test_ctc_weight temperature lm_file lm_weight avg_checkpoints avg_metric "
+    "test_beam_size test_ctc_weight temperature lm_file lm_weight ngram_order ngram_file "
+    "ngram_weight avg_checkpoints avg_metric "
     "max_symbols_per_frame valid_chunk_size valid_left_context test_chunk_size test_left_context "
     "train_text valid_text test_text batch_bytes"
 ).split()

@@ -16,6 +16,7 @@ from speechbrain.utils.distributed import ddp_barrier, ddp_init_group, if_main_p
 from summarymixing.dataio import tokenizer as tokenizers
 from summarymixing.dataio.manifests import read
 from summarymixing.decoding.methods import as_search
+from summarymixing.decoding.ngram import arpa_lines, estimate
 from summarymixing.errors import InputError, said_in_one_line
 from summarymixing.files import write_whole
 from summarymixing.training import config, data, rehearsal, results
@@ -34,8 +35,10 @@ REQUIRED = (
 ).split()
 OPTIONAL = (
     "tokenizer_file min_seconds max_seconds threads speed_perturb fea_augment "
-    "dynchunktrain_config_sampler global_batch_seconds max_unread screen_audio facts_file"
+    "dynchunktrain_config_sampler global_batch_seconds max_unread screen_audio facts_file "
+    "ngram_order"
 ).split()
+NGRAM = "ngram.arpa"  # in the output folder: the n-gram model of a recipe with `ngram_order`
 
 USAGE = """usage: train.py RECIPE.yaml --data_folder=... [--key=value ...] [--dry_run]
 
@@ -85,6 +88,8 @@ def run(brain_class, argv):
     if not run_opts.test_only:
         run_on_main(_screen, args=(hparams, tokenizer, train_rows, rows))
         train_rows = read(os.path.join(folder, "manifests", "train.clean.csv"))
+    if not (run_opts.test_only and os.path.exists(_ngram_file(hparams))):
+        run_on_main(_ngram, args=(hparams, tokenizer, train_rows))
     brain = make_brain(brain_class, hparams, run_opts, tokenizer)
     train_set = data.Utterances(
         train_rows,
@@ -213,6 +218,10 @@ def check(brain_class, path, hparams):
     config.check_complete(path, hparams, required, [*OPTIONAL, *brain_class.optional])
     for name in ("valid_search", "test_search"):
         hparams[name] = as_search(hparams[name], modules)
+        file = getattr(hparams[name], "ngram_file", None)
+        made = hparams.get("ngram_order") and _ngram_file(hparams)
+        if file is not None and file != made and not os.path.isfile(file):
+            raise InputError(f"{name}: ngram_file={file}: there is no such file")
 
 
 def _quieten():
@@ -238,6 +247,19 @@ def _tokenizer(hparams, train_rows):
         tokenizer = tokenizers.load(path)
     tokenizers.check_fits(tokenizer, hparams["output_neurons"], path)
     return tokenizer
+
+
+def _ngram_file(hparams):
+    return os.path.join(hparams["output_folder"], NGRAM)
+
+
+def _ngram(hparams, tokenizer, train_rows):
+    """Makes the n-gram model of the training transcripts, if the recipe wants one."""
+    order = hparams.get("ngram_order")
+    if order:
+        sentences = (tokenizer.encode(row["wrd"]) for row in train_rows)
+        ngrams = estimate(sentences, order, hparams["output_neurons"])
+        write_whole(_ngram_file(hparams), arpa_lines(ngrams))
 
 
 def _screen(hparams, tokenizer, train_rows, tests):

@@ -20,7 +20,7 @@ from torch.utils.data import Dataset
 
 from summarymixing.dataio import tokenizer as tokenizers
 from summarymixing.dataio.text_lines import TextLines
-from summarymixing.decoding.searches import BLANK
+from summarymixing.decoding.hypotheses import BLANK
 from summarymixing.errors import InputError, said_in_one_line
 from summarymixing.files import write_whole
 from summarymixing.ops.padding import absolute_lengths

@@ -4,7 +4,7 @@ import speechbrain as sb
 from speechbrain.nnet.losses import ctc_loss, kldiv_loss
 from torchaudio.functional import rnnt_loss
 
-from summarymixing.decoding.searches import BLANK
+from summarymixing.decoding.hypotheses import BLANK
 from summarymixing.errors import InputError
 from summarymixing.ops.padding import absolute_lengths
 from summarymixing.training.brain import ASRBrain

@@ -167,7 +167,6 @@ def test_probability_of_sequences():
         ({"beam_size": 2.5}, "beam_size must be a positive integer, got 2.5"),
         ({"ngram_weight": -1}, "ngram_weight must be at least 0, got -1"),
         ({"length_bonus": math.nan}, "length_bonus must be a number, got nan"),
-        ({"ngram_file": "nowhere"}, "ngram_file=nowhere: there is no such file"),
     ],
 )
 def test_bad_arguments(arguments, message):
@@ -178,3 +177,9 @@ def test_bad_arguments(arguments, message):
 def test_an_n_gram_file_of_another_tokenizer(ngram_file):
     with pytest.raises(InputError, match="another tokenizer"):
         CTCPrefixBeamSearch(2, ngram_file)(MODULES, torch.rand(1, 3, 4), torch.tensor([3]))
+
+
+def test_no_ngram_file():
+    search = CTCPrefixBeamSearch(ngram_file="nowhere")
+    with pytest.raises(InputError, match="n-gram file nowhere: No such file"):
+        search(MODULES, logits(4, seed=0), torch.tensor([4]))

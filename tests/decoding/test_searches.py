@@ -8,6 +8,7 @@ from speechbrain.lobes.models.transformer.TransformerLM import TransformerLM
 from speechbrain.nnet.linear import Linear
 
 from summarymixing.decoding import CTCGreedySearch, JointBeamSearch
+from summarymixing.decoding.ngram import NGram, arpa_lines, estimate
 from summarymixing.errors import InputError
 from summarymixing.models.transformer_asr import TransformerASR
 
@@ -98,6 +99,27 @@ def test_language_model_takes_part(modules, batch, tmp_path):
     )
     without = JointBeamSearch(beam_size=3)
     assert with_lm(modules, encoded, lengths) != without(modules, encoded, lengths)
+
+
+@torch.no_grad()
+def test_ngram_model_takes_part(modules, batch, tmp_path):
+    encoded, lengths, _ = batch
+    ngrams = estimate([[3, 4, 5], [3, 4, 4], [6, 3]], order=3, vocabulary=VOCABULARY)
+    path = tmp_path / "tokens.arpa"
+    path.write_text("".join(arpa_lines(ngrams)))
+    search = JointBeamSearch(beam_size=4, ctc_weight=0.4, ngram_file=str(path), ngram_weight=0.7)
+    model = NGram.read(path, VOCABULARY)
+    seen = 0
+    for hypotheses in search.nbest(modules, encoded, lengths):
+        for found in (one for one in hypotheses if one.complete):
+            parts = found.parts
+            assert parts["ngram"] == pytest.approx(model.log_probability([found.tokens])[0])
+            total = 0.6 * parts["attention"] + 0.4 * parts["ctc"] + 0.7 * parts["ngram"]
+            assert found.score == pytest.approx(total / (len(found.tokens) + 1), abs=1e-4)
+            seen += 1
+    assert seen > 4
+    without = JointBeamSearch(beam_size=4, ctc_weight=0.4)
+    assert search(modules, encoded, lengths) != without(modules, encoded, lengths)
 
 
 def test_bad_arguments(tmp_path):

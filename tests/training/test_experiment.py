@@ -13,6 +13,7 @@ import torch
 
 from summarymixing.dataio import manifests
 from summarymixing.decoding import CTCPrefixBeamSearch
+from summarymixing.decoding.ngram import NGram
 from summarymixing.inference import load
 from summarymixing.training import experiment
 from summarymixing.training.batches import Batches
@@ -72,6 +73,16 @@ def test_results_and_what_is_left(corpus, tiny, tmp_path, capsys):
     other = tiny(corpus, tmp_path / "run", number_of_epochs=3, test_search="ctc_beam beam_size=3")
     run([*other, "--test_only"])
     assert isinstance(load(folder).test_search, CTCPrefixBeamSearch)
+    # An n-gram model of the training transcripts.
+    text = f"joint beam_size=2 max_decode_ratio=0.3 ngram_file={folder}/ngram.arpa"
+    other = tiny(corpus, folder, number_of_epochs=3, test_search=text, ngram_order=2)
+    run([*other, "--test_only"])
+    pieces = load(folder).tokenizer
+    sentences = [
+        pieces.encode(row["wrd"]) for row in manifests.read(folder / "manifests/train.csv")
+    ]
+    seen = NGram.read(folder / "ngram.arpa", pieces.get_piece_size())
+    assert seen.perplexity(sentences) < pieces.get_piece_size() / 2
 
 
 def test_the_best_checkpoints_are_averaged(corpus, tiny, tmp_path, monkeypatch):
@@ -160,6 +171,8 @@ def test_unknown_override(corpus, tiny, tmp_path, capsys):
 def test_a_search_that_there_is_not(corpus, tiny, tmp_path, capsys):
     command = tiny(corpus, tmp_path / "run", test_search="beam beam_size=3")
     refused(command, capsys, "there is no search 'beam'", "joint")
+    command = tiny(corpus, tmp_path / "run", test_search="joint ngram_file=none.arpa")
+    refused(command, capsys, "test_search: ngram_file=none.arpa: there is no such file")
     assert not (tmp_path / "run").exists()
 
 
