@@ -1,5 +1,6 @@
 """Joint CTC/attention beam search, batched and incremental, with SpeechBrain's hypotheses."""
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -448,8 +449,12 @@ class _Batch:
         for row, i in enumerate(self.active):
             self._keep(row, ended[row], ended[row], scores[row])
             if self.done + 1 == self.limits[i][1]:
-                # As in SpeechBrain: with those that have ended in this very step once more.
-                self._keep(row, range(self.beam), ended[row], scores[row])
+                # As in SpeechBrain: with those that have ended in this very step once more, whose
+                # scores are lost there if they are the very sums that the search goes on with.
+                again = scores[row]
+                if not self.searcher.length_normalization:
+                    again = [-math.inf if i in ended[row] else x for i, x in enumerate(again)]
+                self._keep(row, range(self.beam), ended[row], again)
             if len(self.found[i]) < self.beam:
                 staying.append(row)
         self.sums = self.sums.masked_fill(is_eos, -torch.inf)

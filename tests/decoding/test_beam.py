@@ -183,6 +183,19 @@ def test_summary_decoder_is_speechbrains():
     compare(theirs, ours, LENGTHS)
 
 
+@pytest.mark.parametrize("ctc", (None, "full", "partial"))
+@torch.no_grad()
+def test_what_ends_with_the_last_step_is_speechbrains(ctc):
+    """Without length_normalization too: some of the topk end in the very step that is the last."""
+    for seed in range(4):
+        models = Models(seed, vocabulary=6)
+        theirs, ours = searchers(
+            models, scorers(models, ctc, ()), beam_size=7, return_topk=True, topk=4,
+            length_normalization=False, max_decode_ratio=0.5,
+        )  # fmt: skip
+        compare(theirs, ours, LENGTHS, seed)
+
+
 @torch.no_grad()
 def test_best_alone():
     """Without `return_topk`: lists of tokens, and lengths of what was not padded."""
