@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from summarymixing.decoding.hypotheses import BLANK, BOS, EOS, Hypothesis
 from summarymixing.decoding.ngram import NGram
 from summarymixing.errors import InputError
+from summarymixing.ops.padding import padding_mask
 
 # Tokens that hypotheses may grow by in a frame, at least: the most probable ones.
 _CANDIDATES = 40
@@ -90,16 +91,20 @@ class CTCPrefixBeamSearch:
         encoded : torch.Tensor
             (batch, time, d_model).
         lengths : torch.Tensor
-            (batch,), int, in frames, from 0 on.
+            (batch,), int, in frames, from 0 to the time.
 
         Returns
         -------
         list of list of Hypothesis
-            Best first; their parts are "ctc", and "ngram" if there is such a model.
+            Best first; their parts are "ctc", and "ngram" if there is such a model. An utterance
+            that the head gives NaN for has one without tokens, which is not complete.
         """
         log_probs = modules["ctc_lin"](encoded).float().log_softmax(-1)
         ngram = self._model(log_probs)
-        lengths = lengths.tolist()
+        # An infinite number in a frame makes all of its logits NaN as well.
+        valid = ~padding_mask(lengths.to(log_probs.device), log_probs.shape[1])
+        broken = (valid & log_probs.isnan().any(-1)).any(1).tolist()
+        lengths = [0 if wrong else length for wrong, length in zip(broken, lengths.tolist())]
         # The longest first: those that have not ended are the first rows.
         order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
         found = [None] * len(lengths)
@@ -107,6 +112,10 @@ class CTCPrefixBeamSearch:
             log_probs[order], [lengths[row] for row in order], ngram
         )
         for place, row in enumerate(order):
+            if broken[row]:
+                parts = {"ctc": 0.0} if ngram is None else {"ctc": 0.0, "ngram": 0.0}
+                found[row] = [Hypothesis([], 0.0, parts, complete=False)]
+                continue
             kept = alive[place].nonzero().flatten().tolist()
             hypotheses = [sequences[place][i] for i in kept]
             ctc = ctc_log_probability(log_probs[row, : lengths[row]], hypotheses)

@@ -105,7 +105,7 @@ class RescoredCTCSearch:
         -------
         list of list of Hypothesis
             Best first; their parts are "ctc" and "attention", "ngram" and "lm" where there are
-            such models.
+            such models. Where the encoder's output is not finite, as in `CTCPrefixBeamSearch`.
         """
         first = self.first_pass.nbest(modules, encoded, lengths)
         if self.lm_file is not None and self._lm is None:
@@ -116,7 +116,8 @@ class RescoredCTCSearch:
         ]
 
     def _rescored(self, modules, frames, hypotheses):
-        if not len(frames):  # nothing for the decoder to look at
+        # Nothing for the decoder to look at, or nothing that it could.
+        if not len(frames) or not hypotheses[0].complete:
             return hypotheses
         sequences = [hypothesis.tokens for hypothesis in hypotheses]
         parts = {"attention": attention_log_probability(modules, frames, sequences).tolist()}

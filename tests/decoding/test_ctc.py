@@ -150,6 +150,22 @@ def test_nothing_to_hear(ngram_file):
     )
 
 
+@pytest.mark.parametrize("value", (math.nan, math.inf))
+@pytest.mark.parametrize("with_ngram", (False, True))
+def test_what_is_not_finite_spoils_its_own_utterance_only(value, with_ngram, ngram_file):
+    x, lengths = logits(9, 4, batch=4), torch.tensor([9, 5, 9, 7])
+    search = CTCPrefixBeamSearch(4, ngram_file if with_ngram else None)
+    expected = search.nbest(MODULES, x, lengths)
+    x[0, 8, 3] = x[3, 2] = value
+    x[1, 5] = value  # in the padding
+    found = search.nbest(MODULES, x, lengths)
+    for row in (0, 3):
+        (hypothesis,) = found[row]
+        assert (hypothesis.tokens, hypothesis.complete) == ([], False)
+        assert hypothesis.parts.keys() == expected[row][0].parts.keys()
+    assert [found[1], found[2]] == [expected[1], expected[2]] and found[1][0].tokens
+
+
 def test_probability_of_sequences():
     log_probs = logits(7, 1)[0].double().log_softmax(-1)
     expected = all_sequences(log_probs)

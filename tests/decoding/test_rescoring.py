@@ -112,6 +112,18 @@ def test_alone_and_in_a_batch(modules, batch):
         assert search(modules, frames, lengths[row : row + 1]) == [together[row]]
 
 
+@pytest.mark.parametrize("value", (float("nan"), float("inf"), -float("inf")))
+def test_what_is_not_finite_spoils_its_own_utterance_only(modules, batch, value):
+    encoded, lengths = batch[0].clone(), batch[1]
+    expected = RescoredCTCSearch(4)(modules, encoded, lengths)
+    encoded[3, 2, 5] = value
+    found = RescoredCTCSearch(4).nbest(modules, encoded, lengths)
+    (hypothesis,) = found[3]
+    assert (hypothesis.tokens, hypothesis.complete) == ([], False)
+    for row in (0, 1, 2, 4):
+        assert found[row][0].tokens == expected[row] and found[row][0].complete
+
+
 def test_ctc_alone_decides_with_all_the_weight(modules, batch):
     found = RescoredCTCSearch(5, ctc_weight=1.0)(modules, *batch)
     assert found == CTCPrefixBeamSearch(5)(modules, *batch)
