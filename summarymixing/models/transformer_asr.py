@@ -256,7 +256,7 @@ class TransformerASR(host.TransformerASR):
         decoded, _, _ = self.decoder(
             tgt=embedded + positions(embedded),
             memory=encoded,
-            tgt_mask=get_lookahead_mask(tgt),
+            tgt_mask=get_lookahead_mask(tgt).isinf(),  # of the padding mask's type
             tgt_key_padding_mask=get_key_padding_mask(tgt, pad_idx=pad_idx),
             memory_key_padding_mask=self._padding(encoded, wav_len),
         )
