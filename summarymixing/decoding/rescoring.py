@@ -43,7 +43,8 @@ class RescoredCTCSearch:
     Raises
     ------
     InputError
-        If an argument is out of range, or a file is not there.
+        If an argument is out of range, or a file is not there; in a search, if the language model
+        has another vocabulary.
 
     Example
     -------
@@ -109,7 +110,15 @@ class RescoredCTCSearch:
         """
         first = self.first_pass.nbest(modules, encoded, lengths)
         if self.lm_file is not None and self._lm is None:
-            self._lm = load_lm(self.lm, self.lm_file, encoded.device)
+            lm = load_lm(self.lm, self.lm_file, encoded.device)
+            known = lm(torch.tensor([[BOS]], device=encoded.device)).shape[-1]
+            tokens = modules["ctc_lin"](encoded[:1, :1]).shape[-1]
+            if known != tokens:
+                raise InputError(
+                    f"lm_file={self.lm_file} is of {known} tokens, but the model has {tokens}: "
+                    "it was trained with another tokenizer"
+                )
+            self._lm = lm
         return [
             self._rescored(modules, frames[:length], hypotheses)
             for frames, length, hypotheses in zip(encoded, lengths.tolist(), first)

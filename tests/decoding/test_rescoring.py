@@ -145,3 +145,15 @@ def test_a_file_that_does_not_fit(modules, batch, tmp_path):
     search = RescoredCTCSearch(2, lm=build_lm, lm_file=str(tmp_path / "lm.pt"))
     with pytest.raises(InputError, match="does not fit lm"):
         search(modules, *batch)
+
+
+@pytest.mark.parametrize("vocabulary", (VOCABULARY - 3, VOCABULARY + 3))
+def test_a_language_model_of_another_vocabulary(modules, batch, tmp_path, vocabulary):
+    def build():
+        return TransformerLM(vocabulary, 8, 2, 1, 0, 8)
+
+    torch.save(build().state_dict(), tmp_path / "lm.pt")
+    search = RescoredCTCSearch(2, lm=build, lm_file=str(tmp_path / "lm.pt"), lm_weight=0.5)
+    for _ in range(2):
+        with pytest.raises(InputError, match=f"is of {vocabulary} tokens, but the model has 9"):
+            search(modules, *batch)
