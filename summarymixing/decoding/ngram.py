@@ -11,6 +11,7 @@ is what makes one of a large text, with SentencePiece's and KenLM's commands. `e
 
 import gzip
 import math
+import zlib
 from collections import Counter, defaultdict
 from contextlib import contextmanager
 
@@ -353,7 +354,7 @@ def _opened(path):
             compressed = file.read(2) == b"\x1f\x8b"
         with (gzip.open if compressed else open)(path, "rt", encoding="utf-8") as file:
             yield file
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"n-gram file {path}: {reason}") from error
 
@@ -368,9 +369,13 @@ def _read(path):
                 if line == "\\data\\":
                     length = 0
                 elif line == "\\end\\" and length is not None:
+                    while file.read(2**20):  # up to the checksum of gzip
+                        pass
                     break
                 elif line.startswith("\\") and line.endswith("-grams:"):
                     length = int(line[1:].removesuffix("-grams:"))
+                    if length not in promised:
+                        raise InputError(f"{length}-grams, without 'ngram {length}=' at the top")
                 elif length == 0 and line:
                     order, count = line.removeprefix("ngram").split("=")
                     promised[int(order)] = int(count)
@@ -395,6 +400,9 @@ def _add(ngrams, parts, length):
     if len(words) != length or len(backoff) > 1:
         raise ValueError
     values = float(log_probability) * math.log(10), float(*backoff or [0]) * math.log(10)
+    # Minus infinity is how some write the logarithm of 0.
+    if any(math.isnan(value) or value == math.inf for value in values):
+        raise InputError(f"{' '.join(words)!r} has a probability or weight that is no number")
     if _UNKNOWN in words or _UNKNOWN.upper() in words:
         if length == 1:
             ngrams[()] = values
@@ -408,4 +416,6 @@ def _add(ngrams, parts, length):
         ) from None
     if min(ngram) < 0:
         raise ValueError
+    if ngram in ngrams:
+        raise InputError(f"{_words(ngram)!r} is listed twice")
     ngrams[ngram] = values

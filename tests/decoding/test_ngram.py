@@ -172,6 +172,11 @@ def test_longer_contexts_help(text):
         (lambda t: t.replace("-0.4", "x"), "line 17: not a line of ARPA"),
         (lambda t: t.replace("ngram 2=4", "ngram 2=5"), "4 2-grams where it says 5"),
         (lambda t: t.replace("<s> 4 5", "5 4 5"), "'5 4 5' is listed, but not '5 4'"),
+        (lambda t: t.replace("ngram 2=4\n", ""), "line 14: 2-grams, without 'ngram 2=' at the top"),
+        (lambda t: t.replace("ngram 3=1", "ngram 3=1\nngram 4=2"), "0 4-grams where it says 2"),
+        (lambda t: t.replace("-0.4", "nan"), "line 17: '4 5' has a probability or weight that"),
+        (lambda t: t.replace("-0.3", "inf"), "line 12: '4' has a probability or weight that"),
+        (lambda t: t.replace("4 4", "4 5"), "line 19: '4 5' is listed twice"),
         (lambda t: t.replace("4 4", "4 6"), "has the token 6, but the model's are 0 to 5"),
     ],
 )
@@ -185,6 +190,12 @@ def test_bad_input(write, tmp_path):
         NGram.read(tmp_path / "nowhere.arpa", 6)
     with pytest.raises(InputError, match="cut.gz: "):
         NGram.read(write(gzip.compress(ARPA.encode())[:-20], "cut.gz"), 6)
+    flipped = bytearray(gzip.compress(ARPA.encode()))
+    for place in range(10, len(flipped) - 8):
+        changed = flipped.copy()
+        changed[place] ^= 0xFF
+        with pytest.raises(InputError, match="flipped.gz"):
+            NGram.read(write(bytes(changed), "flipped.gz"), 6)
     with pytest.raises(InputError, match="order of an n-gram model must be at least 1, got 0"):
         estimate([[3]], 0, 6)
     with pytest.raises(InputError, match="at least one sentence"):
