@@ -70,6 +70,7 @@ class BeamSearcher(torch.nn.Module):
     ngram : NGram, optional
         A language model over tokens, one more full scorer.
     ngram_weight : float
+        0: there is none.
     carry_ctc_scores : bool
         With a CTC weight of 1, SpeechBrain adds the scores of each step to those of the step
         before, whichever hypotheses had them. False: the score is CTC's (and the language
@@ -126,13 +127,15 @@ class BeamSearcher(torch.nn.Module):
         ngram_weight=0.0,
     ):
         super().__init__()
-        for name, value in (("beam_size", beam_size), ("topk", topk)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise InputError(f"{name} must be a positive integer, got {value!r}")
+        check_integer("beam_size", beam_size)
+        check_integer("topk", topk)
         if topk > beam_size:
             raise InputError(f"topk must be at most beam_size={beam_size}, got {topk}")
-        if not temperature > 0:
-            raise InputError(f"temperature must be positive, got {temperature}")
+        check_number("temperature", temperature, "positive", lambda x: x > 0)
+        check_number("min_decode_ratio", min_decode_ratio)
+        check_number("max_decode_ratio", max_decode_ratio)
+        check_number("eos_threshold", eos_threshold)
+        check_number("ngram_weight", ngram_weight)
         if not 0 <= min_decode_ratio <= max_decode_ratio:
             raise InputError(
                 "0 <= min_decode_ratio <= max_decode_ratio is needed, got "
@@ -140,8 +143,8 @@ class BeamSearcher(torch.nn.Module):
             )
         if using_max_attn_shift:
             raise InputError("using_max_attn_shift is for recurrent decoders: set it to False")
-        if max_bytes is not None and not max_bytes > 0:
-            raise InputError(f"max_bytes must be positive, got {max_bytes}")
+        if max_bytes is not None:
+            check_number("max_bytes", max_bytes, "positive", lambda x: x > 0)
         self.model, self.fc = modules
         self.temperature = temperature
         self.bos_index, self.eos_index = bos_index, eos_index
@@ -174,7 +177,8 @@ class BeamSearcher(torch.nn.Module):
                         f"blank_index={blank}, bos_index={bos_index}, eos_index={eos_index}"
                     )
                 self.attn_weight = 1.0 - scorer.weights["ctc"]
-        if ngram is not None:
+        # The logarithm of zero is among its scores, which a weight of 0 would make NaN.
+        if ngram is not None and ngram_weight:
             self.full_scorers.append(_NGram(ngram, ngram_weight))
         self.decoder = DecoderSteps(self.model) if self.attn_weight > 0 else None
 
@@ -340,6 +344,19 @@ class BeamSearcher(torch.nn.Module):
         while batch.active:
             batch.step()
         return batch.found
+
+
+def check_integer(name, value):
+    """Raises `InputError` unless a value is an integer from 1 on."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise InputError(f"{name} must be a positive integer, got {value!r}")
+
+
+def check_number(name, value, range_="finite", holds=lambda value: True):
+    """Raises `InputError` unless a value is a finite number for which `holds(value)` is true."""
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not is_number or not math.isfinite(value) or not holds(value):
+        raise InputError(f"{name} must be a number, {range_}, got {value!r}")
 
 
 class _Found(NamedTuple):

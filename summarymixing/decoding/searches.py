@@ -8,11 +8,10 @@ hypotheses with their scores.
 import torch
 from speechbrain.decoders import CTCScorer, ScorerBuilder, TransformerLMScorer
 
-from summarymixing.decoding.beam import BeamSearcher
+from summarymixing.decoding.beam import BeamSearcher, check_integer, check_number
 from summarymixing.decoding.hypotheses import BLANK, BOS, EOS
 from summarymixing.decoding.lm import check_lm, load_lm
 from summarymixing.decoding.ngram import NGram
-from summarymixing.errors import InputError
 
 
 class CTCGreedySearch:
@@ -102,8 +101,15 @@ class JointBeamSearch:
         An ARPA file over the numbers of tokens (`summarymixing.decoding.ngram`), read when it is
         first needed.
     ngram_weight : float
+        0: there is none.
     max_bytes : int, optional
         As in `BeamSearcher`: utterances that need more together are not searched together.
+
+    Raises
+    ------
+    InputError
+        If an argument is out of range, or a file is not there; when searching, for files that do
+        not fit.
 
     Example
     -------
@@ -133,12 +139,6 @@ class JointBeamSearch:
         ngram_weight=0.5,
         max_bytes=None,
     ):
-        if beam_size < 1:
-            raise InputError(f"beam_size must be at least 1, got {beam_size}")
-        if not 0 <= ctc_weight <= 1:
-            raise InputError(f"ctc_weight must be in [0, 1], got {ctc_weight}")
-        if not 0 < max_decode_ratio <= 1:
-            raise InputError(f"max_decode_ratio must be in (0, 1], got {max_decode_ratio}")
         check_lm(lm, lm_file)
         self.beam_size = beam_size
         self.ctc_weight = ctc_weight
@@ -151,7 +151,19 @@ class JointBeamSearch:
         self.ngram_file = ngram_file
         self.ngram_weight = ngram_weight
         self.max_bytes = max_bytes
-        self._searcher = None
+        self._check()
+        self._loaded = {}
+
+    def _check(self):
+        check_integer("beam_size", self.beam_size)
+        check_number("ctc_weight", self.ctc_weight, "in [0, 1]", lambda x: 0 <= x <= 1)
+        check_number("max_decode_ratio", self.max_decode_ratio, "in (0, 1]", lambda x: 0 < x <= 1)
+        for name in ("temperature", "lm_temperature"):
+            check_number(name, getattr(self, name), "positive", lambda x: x > 0)
+        for name in ("lm_weight", "ngram_weight"):
+            check_number(name, getattr(self, name))
+        if self.max_bytes is not None:
+            check_number("max_bytes", self.max_bytes, "positive", lambda x: x > 0)
 
     def __call__(self, modules, encoded, lengths):
         """encoded (batch, time, d_model), lengths (batch,) in frames → list of lists of int."""
@@ -174,19 +186,32 @@ class JointBeamSearch:
         list of list of Hypothesis
             At most `beam_size` each, with the parts "attention", "ctc", "lm" and "ngram".
         """
-        if self._searcher is None or self._searcher.model is not modules["Transformer"]:
-            self._searcher = self._build(modules, encoded.device)
-        return self._searcher.nbest(encoded, lengths)
+        return self._build(modules, encoded.device).nbest(encoded, lengths)
+
+    def _kept(self, key, load):
+        """What `load` gives, read once for as long as `key` is the same."""
+        if self._loaded.get(key[0], (None,))[0] != key:
+            self._loaded[key[0]] = key, load()
+        return self._loaded[key[0]][1]
 
     def _build(self, modules, device):
+        """A searcher, which costs nothing: settings and modules may be others at every call."""
+        self._check()
         scorers, weights = [], {}
         if self.lm_file is not None:
-            lm = load_lm(self.lm, self.lm_file, device)
+            lm = self._kept(
+                ("lm", self.lm, self.lm_file), lambda: load_lm(self.lm, self.lm_file, device)
+            )
             scorers.append(TransformerLMScorer(lm, temperature=self.lm_temperature))
             weights["transformerlm"] = self.lm_weight
         ngram = None
-        if self.ngram_file is not None:
-            ngram = NGram.read(self.ngram_file, modules["seq_lin"].w.out_features)
+        # The logarithm of zero is among its scores, which a weight of 0 would make NaN.
+        if self.ngram_file is not None and self.ngram_weight:
+            vocabulary = modules["seq_lin"].w.out_features
+            ngram = self._kept(
+                ("ngram", self.ngram_file, vocabulary),
+                lambda: NGram.read(self.ngram_file, vocabulary),
+            )
         if self.ctc_weight > 0:
             scorers.append(CTCScorer(modules["ctc_lin"], blank_index=BLANK, eos_index=EOS))
             weights["ctc"] = self.ctc_weight

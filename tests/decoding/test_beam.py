@@ -361,10 +361,14 @@ def test_bad_arguments():
     for message, changes in {
         "beam_size must be a positive integer, got 0": {"beam_size": 0},
         "topk must be at most beam_size=4, got 5": {"topk": 5},
-        "temperature must be positive, got 0": {"temperature": 0},
+        "temperature must be a number, positive, got 0": {"temperature": 0},
         "max_decode_ratio is needed, got min_decode_ratio=2": {"min_decode_ratio": 2},
         "using_max_attn_shift is for recurrent decoders": {"using_max_attn_shift": True},
-        "max_bytes must be positive, got -1": {"max_bytes": -1},
+        "max_bytes must be a number, positive, got -1": {"max_bytes": -1},
+        "max_bytes must be a number, positive, got '1e9'": {"max_bytes": "1e9"},
+        "temperature must be a number, positive, got 'warm'": {"temperature": "warm"},
+        "max_decode_ratio must be a number, finite, got nan": {"max_decode_ratio": float("nan")},
+        "ngram_weight must be a number, finite, got inf": {"ngram_weight": float("inf")},
     }.items():
         with pytest.raises(InputError, match=message):
             build(**changes)

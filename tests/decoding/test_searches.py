@@ -1,5 +1,7 @@
 """Searches: SpeechBrain's results, and no neighbour has a say."""
 
+import copy
+
 import pytest
 import torch
 from speechbrain.decoders import CTCScorer, S2STransformerBeamSearcher, ScorerBuilder
@@ -122,10 +124,86 @@ def test_ngram_model_takes_part(modules, batch, tmp_path):
     assert search(modules, encoded, lengths) != without(modules, encoded, lengths)
 
 
-def test_bad_arguments(tmp_path):
-    with pytest.raises(InputError, match="beam_size must be at least 1, got 0"):
-        JointBeamSearch(beam_size=0)
-    with pytest.raises(InputError, match=r"ctc_weight must be in \[0, 1\], got 1.5"):
-        JointBeamSearch(ctc_weight=1.5)
+@torch.no_grad()
+def test_models_of_weight_zero_are_left_out(modules, batch, tmp_path):
+    """Also one that says of some tokens that they cannot be."""
+    encoded, lengths, _ = batch
+    path = tmp_path / "tokens.arpa"
+    path.write_text("\\data\\\nngram 1=2\n\n\\1-grams:\n-0.3\t3\n-0.3\t</s>\n\n\\end\\\n")
+    expected = JointBeamSearch(beam_size=3).nbest(modules, encoded, lengths)
+    search = JointBeamSearch(beam_size=3, ngram_file=str(path), ngram_weight=0)
+    assert search.nbest(modules, encoded, lengths) == expected
+    search.ngram_weight = 0.5
+    found = search.nbest(modules, encoded, lengths)
+    assert {token for ones in found for token in ones[0].tokens[:-1]} <= {3}
+
+
+@torch.no_grad()
+def test_other_modules_and_settings_count_at_once(modules, batch):
+    encoded, lengths, _ = batch
+    search = JointBeamSearch(beam_size=3)
+    before = search.nbest(modules, encoded, lengths)
+    torch.manual_seed(5)
+    for name in modules:
+        other = copy.deepcopy(modules[name])
+        for parameter in other.parameters():
+            torch.nn.init.normal_(parameter, std=0.5)
+        changed = {**modules, name: other}
+        found = search.nbest(changed, encoded, lengths)
+        assert found == JointBeamSearch(beam_size=3).nbest(changed, encoded, lengths) != before
+    search.beam_size, search.ctc_weight = 4, 0.1
+    expected = JointBeamSearch(beam_size=4, ctc_weight=0.1).nbest(modules, encoded, lengths)
+    assert search.nbest(modules, encoded, lengths) == expected
+    search.temperature = 0
+    with pytest.raises(InputError, match="temperature must be a number, positive, got 0"):
+        search(modules, encoded, lengths)
+
+
+@torch.no_grad()
+def test_files_are_read_once(modules, batch, tmp_path):
+    encoded, lengths, _ = batch
+    built = []
+
+    def build():
+        built.append(1)
+        return TransformerLM(VOCABULARY, 8, 2, 1, 0, 8)
+
+    torch.save(build().state_dict(), tmp_path / "lm.ckpt")
+    path = tmp_path / "tokens.arpa"
+    path.write_text("".join(arpa_lines(estimate([[3, 4]], order=2, vocabulary=VOCABULARY))))
+    search = JointBeamSearch(
+        beam_size=2,
+        lm=build,
+        lm_file=str(tmp_path / "lm.ckpt"),
+        lm_weight=0.5,
+        ngram_file=str(path),
+    )
+    first = search(modules, encoded, lengths)
+    path.unlink()
+    search.beam_size = 2
+    assert search(modules, encoded, lengths) == first
+    assert len(built) == 2
+
+
+def test_bad_arguments():
+    for name, value, needed in (
+        ("beam_size", 0, "a positive integer"),
+        ("beam_size", "3", "a positive integer"),
+        ("beam_size", 2.5, "a positive integer"),
+        ("ctc_weight", 1.5, r"a number, in \[0, 1\]"),
+        ("ctc_weight", "0.4", r"a number, in \[0, 1\]"),
+        ("temperature", 0, "a number, positive"),
+        ("temperature", "warm", "a number, positive"),
+        ("lm_temperature", -1, "a number, positive"),
+        ("lm_weight", float("nan"), "a number, finite"),
+        ("ngram_weight", float("inf"), "a number, finite"),
+        ("ngram_weight", None, "a number, finite"),
+        ("max_decode_ratio", 0, r"a number, in \(0, 1\]"),
+        ("max_decode_ratio", "1", r"a number, in \(0, 1\]"),
+        ("max_bytes", "1e9", "a number, positive"),
+        ("max_bytes", 0, "a number, positive"),
+    ):
+        with pytest.raises(InputError, match=f"^{name} must be {needed}, got {value!r}$"):
+            JointBeamSearch(**{name: value})
     with pytest.raises(InputError, match="lm_file"):
         JointBeamSearch(lm_file="lm.ckpt")
