@@ -9,6 +9,7 @@ import math
 import torch
 from torch.nn import functional as F
 
+from summarymixing.decoding.beam import check_integer, check_number
 from summarymixing.decoding.hypotheses import BLANK, BOS, EOS, Hypothesis
 from summarymixing.decoding.ngram import NGram
 from summarymixing.errors import InputError
@@ -49,7 +50,8 @@ class CTCPrefixBeamSearch:
     Raises
     ------
     InputError
-        If an argument is out of range, or there is no such file.
+        If an argument is out of range, or there is no such file; in a search, for lengths that are
+        not those of the frames.
 
     Example
     -------
@@ -64,12 +66,9 @@ class CTCPrefixBeamSearch:
     """
 
     def __init__(self, beam_size=10, ngram_file=None, ngram_weight=0.5, length_bonus=0.0):
-        if isinstance(beam_size, bool) or not isinstance(beam_size, int) or beam_size < 1:
-            raise InputError(f"beam_size must be a positive integer, got {beam_size!r}")
-        if not (0 <= ngram_weight < math.inf):
-            raise InputError(f"ngram_weight must be at least 0, got {ngram_weight}")
-        if not math.isfinite(length_bonus):
-            raise InputError(f"length_bonus must be a number, got {length_bonus}")
+        check_integer("beam_size", beam_size)
+        check_number("ngram_weight", ngram_weight, "at least 0", lambda x: x >= 0)
+        check_number("length_bonus", length_bonus)
         self.beam_size = beam_size
         self.ngram_file = ngram_file
         self.ngram_weight = ngram_weight
@@ -99,6 +98,8 @@ class CTCPrefixBeamSearch:
             Best first; their parts are "ctc", and "ngram" if there is such a model. An utterance
             that the head gives NaN for has one without tokens, which is not complete.
         """
+        check_lengths(encoded, lengths)
+        encoded = as_parameters(encoded, modules["ctc_lin"])
         log_probs = modules["ctc_lin"](encoded).float().log_softmax(-1)
         ngram = self._model(log_probs)
         # An infinite number in a frame makes all of its logits NaN as well.
@@ -287,6 +288,34 @@ def _sequences(steps, batch, size, device):
         return [[[] for _ in range(size)] for _ in range(batch)]
     table = torch.stack(columns[::-1], dim=-1).tolist()
     return [[[token for token in row if token] for row in rows] for rows in table]
+
+
+def check_lengths(encoded, lengths):
+    """Raises `InputError` unless there is a length in frames for each utterance.
+
+    Arguments
+    ---------
+    encoded : torch.Tensor
+        (batch, time, d_model).
+    lengths : torch.Tensor
+        (batch,), int.
+
+    Example
+    -------
+    >>> check_lengths(torch.rand(1, 4, 8), torch.tensor([5]))
+    Traceback (most recent call last):
+    summarymixing.errors.InputError: lengths must be 1 integers from 0 to 4 frames, got [5]
+    """
+    batch, time = encoded.shape[:2]
+    values = lengths.tolist()
+    fit = lengths.shape == (batch,) and not lengths.is_floating_point()
+    if not (fit and all(0 <= value <= time for value in values)):
+        raise InputError(f"lengths must be {batch} integers from 0 to {time} frames, got {values}")
+
+
+def as_parameters(encoded, module):
+    """The encoder's output in the type of a head's parameters, if the head has any."""
+    return encoded.to(next((p.dtype for p in module.parameters()), encoded.dtype))
 
 
 def ctc_log_probability(log_probs, hypotheses):

@@ -3,7 +3,8 @@
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from summarymixing.decoding.ctc import CTCPrefixBeamSearch
+from summarymixing.decoding.beam import check_number
+from summarymixing.decoding.ctc import CTCPrefixBeamSearch, as_parameters
 from summarymixing.decoding.hypotheses import BOS, EOS, Hypothesis
 from summarymixing.decoding.lm import check_lm, load_lm
 from summarymixing.errors import InputError
@@ -71,8 +72,8 @@ class RescoredCTCSearch:
         lm_file=None,
         lm_weight=0.0,
     ):
-        if not 0 <= ctc_weight <= 1:
-            raise InputError(f"ctc_weight must be in [0, 1], got {ctc_weight}")
+        check_number("ctc_weight", ctc_weight, "in [0, 1]", lambda x: 0 <= x <= 1)
+        check_number("lm_weight", lm_weight)
         check_lm(lm, lm_file)
         self.first_pass = CTCPrefixBeamSearch(beam_size, ngram_file, ngram_weight, length_bonus)
         self.beam_size = beam_size
@@ -109,6 +110,7 @@ class RescoredCTCSearch:
             such models. Where the encoder's output is not finite, as in `CTCPrefixBeamSearch`.
         """
         first = self.first_pass.nbest(modules, encoded, lengths)
+        encoded = as_parameters(encoded, modules["seq_lin"])
         if self.lm_file is not None and self._lm is None:
             lm = load_lm(self.lm, self.lm_file, encoded.device)
             known = lm(torch.tensor([[BOS]], device=encoded.device)).shape[-1]

@@ -181,13 +181,22 @@ def test_probability_of_sequences():
     [
         ({"beam_size": 0}, "beam_size must be a positive integer, got 0"),
         ({"beam_size": 2.5}, "beam_size must be a positive integer, got 2.5"),
-        ({"ngram_weight": -1}, "ngram_weight must be at least 0, got -1"),
-        ({"length_bonus": math.nan}, "length_bonus must be a number, got nan"),
+        ({"beam_size": "many"}, "beam_size must be a positive integer, got 'many'"),
+        ({"ngram_weight": -1}, "ngram_weight must be a number, at least 0, got -1"),
+        ({"ngram_weight": "1"}, "ngram_weight must be a number, at least 0, got '1'"),
+        ({"length_bonus": math.nan}, "length_bonus must be a number, finite, got nan"),
+        ({"length_bonus": None}, "length_bonus must be a number, finite, got None"),
     ],
 )
 def test_bad_arguments(arguments, message):
     with pytest.raises(InputError, match=message):
         CTCPrefixBeamSearch(**arguments)
+
+
+@pytest.mark.parametrize("lengths", ([5, 4], [4, -1], [4], [[4, 4]], [1.0, 0.5]))
+def test_lengths_that_are_not_those_of_the_frames(lengths):
+    with pytest.raises(InputError, match="lengths must be 2 integers from 0 to 4 frames, got "):
+        CTCPrefixBeamSearch(2)(MODULES, logits(4, seed=0, batch=2), torch.tensor(lengths))
 
 
 def test_an_n_gram_file_of_another_tokenizer(ngram_file):

@@ -59,8 +59,9 @@ def test_a_recipe_has_a_search_or_a_text():
         ("ctc_beam ctc_weight=1", "ctc_beam takes no ctc_weight, but beam_size, ngram_file"),
         ("attention ctc_weight=0.3", "attention takes no ctc_weight, but beam_size"),
         ("joint beam_size", "METHOD name=value ..., got 'beam_size' in 'joint beam_size'"),
-        ("joint beam_size=0", "beam_size must be at least 1, got 0"),
-        ("joint beam_size=many", "the search joint: "),
+        ("joint beam_size=0", "beam_size must be a positive integer, got 0"),
+        ("joint beam_size=many", "beam_size must be a positive integer, got 'many'"),
+        ("rescore lm_weight=much", "lm_weight must be a number, finite, got 'much'"),
         ("ctc_beam beam_size=many", "beam_size must be a positive integer, got 'many'"),
     ],
 )

@@ -130,8 +130,12 @@ def test_ctc_alone_decides_with_all_the_weight(modules, batch):
 
 
 def test_bad_arguments(tmp_path):
-    with pytest.raises(InputError, match=r"ctc_weight must be in \[0, 1\], got 1.5"):
+    with pytest.raises(InputError, match=r"ctc_weight must be a number, in \[0, 1\], got 1.5"):
         RescoredCTCSearch(ctc_weight=1.5)
+    for value in ("0.5", None, float("nan"), float("inf")):
+        for name in ("ctc_weight", "lm_weight", "ngram_weight", "length_bonus"):
+            with pytest.raises(InputError, match=f"{name} must be a number, .*, got {value!r}"):
+                RescoredCTCSearch(**{name: value})
     with pytest.raises(InputError, match="beam_size must be a positive integer, got 0"):
         RescoredCTCSearch(beam_size=0)
     with pytest.raises(InputError, match="needs lm"):
@@ -157,3 +161,15 @@ def test_a_language_model_of_another_vocabulary(modules, batch, tmp_path, vocabu
     for _ in range(2):
         with pytest.raises(InputError, match=f"is of {vocabulary} tokens, but the model has 9"):
             search(modules, *batch)
+
+
+def test_lengths_that_are_not_those_of_the_frames(modules, batch):
+    with pytest.raises(InputError, match="lengths must be 5 integers from 0 to 7 frames, got "):
+        RescoredCTCSearch(2)(modules, batch[0], batch[1] + 1)
+
+
+@pytest.mark.parametrize("dtype", (torch.float16, torch.bfloat16))
+def test_frames_of_half_precision(modules, batch, dtype):
+    frames, lengths = batch[0].to(dtype), batch[1]
+    search = RescoredCTCSearch(4)
+    assert search.nbest(modules, frames, lengths) == search.nbest(modules, frames.float(), lengths)
