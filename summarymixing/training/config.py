@@ -26,7 +26,7 @@ MAY_CHANGE = (
     "train_text valid_text test_text batch_bytes"
 ).split()
 # Keys that recipes were given later, and what they were without them.
-CAME_LATER = {"decoder_mixer": "attention"}
+CAME_LATER = {"decoder_mixer": "attention", "norm_type": "global"}
 
 
 _EQUALS = "\ue000"  # for private use: in no file name
