@@ -162,7 +162,9 @@ def run(options):
         if options.search == "recipe":
             recogniser.search = recogniser.test_search
         elif options.search is not None:
-            recogniser.search = parse_search(options.search, recogniser.modules)
+            recogniser.search = parse_search(
+                options.search, recogniser.modules, lambda: recogniser.test_search
+            )
         if pipe in paths:
             with open(pipe, "wb") as file:
                 shutil.copyfileobj(sys.stdin.buffer, file)

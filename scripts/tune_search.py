@@ -163,7 +163,7 @@ def run(options):
     recogniser = load(options.run_folder, options.device)
     rows = manifests.read(options.manifest)
     if options.search:
-        search = parse_search(options.search, recogniser.modules)
+        search = parse_search(options.search, recogniser.modules, lambda: recogniser.test_search)
     else:
         search = recogniser.test_search
     if not hasattr(search, "nbest") or not tunable(

@@ -78,7 +78,7 @@ def make_search(method, **arguments):
         raise InputError(f"the search {method}: {error}") from error
 
 
-def parse_search(text, modules):
+def parse_search(text, modules, recipe=None):
     """The search that a word or a few of a command line stand for.
 
     Arguments
@@ -87,6 +87,9 @@ def parse_search(text, modules):
         A method and arguments as name=value, with white space between them; values as in YAML.
     modules : dict of str to torch.nn.Module
         Of the model that will be searched.
+    recipe : callable, optional
+        Gives the search of the model's own recipe, whose `lm` is what `lm_file` is a checkpoint
+        of: words cannot say it. Called for an `lm_file` only.
 
     Returns
     -------
@@ -105,11 +108,25 @@ def parse_search(text, modules):
     (20, 0.3)
     """
     method, arguments = split_search(text)
-    search = make_search(method, **arguments)
+    if arguments.get("lm") is not None:
+        raise InputError(f"lm={arguments['lm']} is for a recipe's YAML: here give lm_file alone")
+    search = make_search(method, **_with_lm(arguments, recipe))
     if not _METHODS[method][2] <= modules.keys():
         possible = [name for name in METHODS if _METHODS[name][2] <= modules.keys()]
         raise InputError(f"the search {method} is not for this model; {', '.join(possible)} are")
     return search
+
+
+def _with_lm(arguments, recipe):
+    file = arguments.get("lm_file")
+    if file is None or recipe is None:
+        return arguments
+    lm = getattr(recipe(), "lm", None)
+    if lm is None:
+        raise InputError(
+            f"lm_file={file} needs a recipe whose own test_search has an lm, its class"
+        )
+    return arguments | {"lm": lm}
 
 
 def as_search(value, modules):

@@ -41,6 +41,23 @@ def test_from_text():
     assert (search.beam_size, search.length_bonus, search.ngram_file) == (5, 0.5, None)
 
 
+def test_the_class_of_a_language_model_is_the_recipes(tmp_path):
+    (tmp_path / "lm.pt").touch()
+    text = f"rescore lm_weight=0.5 lm_file={tmp_path}/lm.pt"
+    recipe = decoding.JointBeamSearch(lm=dict)
+    search = parse_search(text, MODULES, lambda: recipe)
+    assert (search.lm, search.lm_file, search.lm_weight) == (dict, f"{tmp_path}/lm.pt", 0.5)
+    for recipe in (decoding.JointBeamSearch(), decoding.CTCGreedySearch()):
+        with pytest.raises(InputError, match="lm.pt needs a recipe whose own test_search has an"):
+            parse_search(text, MODULES, lambda recipe=recipe: recipe)
+    with pytest.raises(InputError, match="lm.pt needs lm"):
+        parse_search(text, MODULES)
+    with pytest.raises(InputError, match="lm=foo is for a recipe's YAML: here give lm_file alone"):
+        parse_search(f"{text} lm=foo", MODULES, lambda: recipe)
+    # Without an lm_file the recipe's search, which may lack its files, is not asked for.
+    assert parse_search("rescore", MODULES, lambda: 1 / 0).lm is None
+
+
 def test_a_recipe_has_a_search_or_a_text():
     built = decoding.CTCGreedySearch()
     assert as_search(built, MODULES) is built
