@@ -8,7 +8,7 @@
 RUN_FOLDER is the output folder of a training, or a package of it, MANIFEST.csv one of those in its
 folder manifests/. A method is the name of a search and its arguments, as in
 summarymixing.decoding.make_search; "recipe" is the search that the run was tested with. All of them
-search the same encoder output, batch by batch in turn.
+search the same encoder output, batch by batch in turn, after a batch whose time is not counted.
 """
 
 import argparse
@@ -38,10 +38,10 @@ DEFAULT = {
 def evaluate(recogniser, rows, searches, batch_size):
     """Texts of each search by utterance, and seconds: of each search, and of the encoder."""
     texts, seconds = [{} for _ in searches], [0.0] * len(searches)
-    # Not counted: what is loaded when it is first needed.
-    for _, encoded, lengths in encoded_batches(recogniser, rows[:1], 1):
-        for search in searches:
-            search(recogniser.modules, encoded, lengths)
+    # A batch that does not count: searches load their models when they are first called.
+    _, encoded, lengths = next(encoded_batches(recogniser, rows, batch_size))
+    for search in searches:
+        search(recogniser.modules, encoded, lengths)
     batches = encoded_batches(recogniser, rows, batch_size)
     encoding = 0.0
     with tqdm(total=len(rows), unit=" utterances", disable=None) as bar:

@@ -15,6 +15,7 @@ those of another search. --confirm decodes again with the best weights and says 
 import argparse
 import inspect
 import itertools
+import math
 
 import numpy as np
 from tqdm import tqdm
@@ -34,6 +35,8 @@ GRID = {
     "ngram_weight": (np.linspace(0, 2, 21), {"ngram"}),
     "length_bonus": (np.linspace(-2, 3, 21), set()),
 }
+# Of the grid at most: of four weights only every second value fits in.
+POINTS = 20000
 
 
 class Lists:
@@ -124,7 +127,13 @@ def scan(lists, present):
     dict of str to list of (float, int)
         For each weight its values and the errors with the others at their best.
     """
-    axes = {name: sorted({*GRID[name][0].round(4).tolist(), present[name]}) for name in present}
+    for step in itertools.count(1):
+        axes = {
+            name: sorted({*GRID[name][0][::step].round(4).tolist(), present[name]})
+            for name in present
+        }
+        if math.prod(map(len, axes.values())) <= POINTS:
+            break
 
     def cost(weights):
         far = sum(
@@ -160,6 +169,8 @@ def decode(recogniser, search, rows, batch_size):
 
 
 def run(options):
+    if options.batch_size < 1:
+        raise InputError(f"--batch_size must be at least 1, got {options.batch_size}")
     recogniser = load(options.run_folder, options.device)
     rows = manifests.read(options.manifest)
     if options.search:
@@ -192,7 +203,8 @@ def run(options):
         f"hypotheses, {same} of which begin with what the present weights choose"
     )
     print(f"present  {_shown(present)}: {wer(lists.errors_at(present))}")
-    print(f"best     {_shown(best)}: {wer(errors)}")
+    points = math.prod(map(len, curves.values()))
+    print(f"best     {_shown(best)}: {wer(errors)}, of {points} points")
     print(f"oracle   {wer(lists.oracle())}: no weights can do better with these lists\n")
     for name, curve in curves.items():
         others = _shown({k: v for k, v in best.items() if k != name})

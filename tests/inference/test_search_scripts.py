@@ -3,11 +3,14 @@
 import csv
 import itertools
 import json
+import math
 import random
+import time
 
 import pytest
 import soundfile
 
+from summarymixing.dataio import manifests
 from summarymixing.decoding import Hypothesis, make_search
 from summarymixing.decoding.ngram import NGram
 from summarymixing.inference import load
@@ -75,6 +78,7 @@ def test_mistakes(trained, manifest, command, tmp_path):
         ("evaluate_searches", [folder, manifest, "--methods", "fast"], "no search 'fast'"),
         ("evaluate_searches", [folder, manifest, "--batch_size=0"], "--batch_size"),
         ("evaluate_searches", [folder, tmp_path / "none.csv"], "there is no such manifest"),
+        ("tune_search", [folder, manifest, "--batch_size=0"], "--batch_size must be at least 1"),
         ("tune_search", [folder, manifest, "--search", "ctc_greedy"], "has no weights to tune"),
         ("tune_search", [folder, manifest, "--search", "attention"], "leaves nothing to weigh"),
         ("train_ngram", [folder / "tokenizer.model", "none", tmp_path / "a"], "no such file"),
@@ -130,6 +134,21 @@ def test_a_scan_finds_the_fewest_errors(load_script):
         assert lists.oracle() == oracle
 
 
+def test_the_grid_has_a_bound(load_script):
+    script = load_script("tune_search")
+    script.POINTS = 200
+    weights = {"ctc_weight": 0.4, "lm_weight": 0.33, "ngram_weight": 0.5, "length_bonus": 0.1}
+    parts = dict.fromkeys(("attention", "ctc", "lm", "ngram"), -1.0)
+    lists = script.Lists({"u": [Hypothesis([3], 0.0, parts)]}, {"u": "a"}, lambda t: "a", False)
+    best, _, curves = script.scan(lists, weights)
+    assert best == weights  # all are equal: the present ones
+    for name, curve in curves.items():
+        values = [value for value, _ in curve]
+        assert weights[name] in values and values[0] == script.GRID[name][0][0]
+    sizes = [len(curve) for curve in curves.values()]
+    assert 20 < math.prod(sizes) <= 200
+
+
 @pytest.mark.parametrize(
     "search",
     [
@@ -149,7 +168,7 @@ def test_the_present_weights_choose_the_first(trained, manifest, command, tmp_pa
     assert "3 of which begin with what the present weights choose" in out
     lines = out.splitlines()
     best = next(line for line in lines if line.startswith("best"))
-    assert lines[-1].startswith("decoded again: WER ") and "errors)" in best
+    assert lines[-1].startswith("decoded again: WER ") and "errors), of " in best
     assert any(line.startswith("elsewhere: --search") for line in lines)
 
 
@@ -171,3 +190,17 @@ def test_an_n_gram_model_of_transcripts(trained, manifest, command, tmp_path):
     sentences = [pieces.encode(line) for line in ("one two", "six", "zero and")]
     assert f"perplexity {model.perplexity(sentences):.2f} per token" in printed[0][0]
     assert model.order == 3
+
+
+def test_loading_does_not_count(trained, manifest, load_script):
+    script = load_script("evaluate_searches")
+    recogniser, rows = load(trained()[0]), manifests.read(manifest)
+    calls, first = [], itertools.chain([1.0], itertools.repeat(0.0))
+
+    def slow_at_first(modules, encoded, lengths):
+        time.sleep(next(first))
+        calls.append(len(encoded))
+        return [[] for _ in encoded]
+
+    texts, (seconds,), _ = script.evaluate(recogniser, rows, [slow_at_first], 2)
+    assert calls == [2, 2, 1] and seconds < 0.9 and len(texts[0]) == 3
