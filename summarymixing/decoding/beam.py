@@ -1,5 +1,6 @@
 """Joint CTC/attention beam search, batched and incremental, with SpeechBrain's hypotheses."""
 
+import logging
 import math
 from typing import NamedTuple
 
@@ -22,6 +23,8 @@ from summarymixing.models.incremental import (
 )
 from summarymixing.ops.padding import absolute_lengths, padding_mask
 
+logger = logging.getLogger(__name__)
+
 # Scores below this have a blocked token in them; what is left of the score has no digits.
 _BLOCKED = -1e19
 
@@ -32,8 +35,9 @@ class BeamSearcher(torch.nn.Module):
     Takes the place of SpeechBrain's class in any recipe (one `!new:` line), its scorers with it.
     For every utterance the hypotheses and scores are those that SpeechBrain's searcher finds for
     the utterance alone; an utterance's neighbours have no say in them. Where SpeechBrain fails,
-    this has a result: an utterance without frames has the empty hypothesis, one with few frames
-    gets one step at least.
+    this has a result: an utterance with few frames gets one step at least, and one without frames,
+    with encoder output that is not finite, or for which the memory does not suffice has the empty
+    hypothesis, which is not complete; the last two are logged as warnings.
 
     A step of a network costs one token: keys and values are kept, once for tokens that hypotheses
     share (`summarymixing.models.incremental`), and CTC scores have no loop over frames
@@ -42,8 +46,9 @@ class BeamSearcher(torch.nn.Module):
     Memory: `bytes_needed` for an utterance, at most. That is, for each hypothesis, with L steps at
     most, T frames and V tokens, 8 × (decoder layers × d_model + LM layers × LM's d_model) × L bytes
     for keys and values if hypotheses shared nothing, twice that for a moment (they share most of
-    it: in practice a tenth), 100 × T for CTC and 40 × V for scores; and for an utterance 40 × V × T
-    for CTC and 8 × decoder layers × d_model × T for cross-attention.
+    it: in practice a tenth), 100 × T for CTC, 100 × V for scores, and 12 × heads × beam_size × L
+    for attention; and for an utterance 40 × V × T for CTC, 24 × T for each of at most 4096 tokens
+    whose probabilities underflow, and 8 × decoder layers × d_model × T for cross-attention.
 
     Arguments
     ---------
@@ -82,8 +87,8 @@ class BeamSearcher(torch.nn.Module):
     Raises
     ------
     InputError
-        (a ValueError) for a scorer or an argument that it cannot have; when searching, for an
-        utterance that does not fit into the memory alone.
+        (a ValueError) for a scorer or an argument that it cannot have; when searching, for lengths
+        that are not the batch's, and models with another number of tokens.
 
     Example
     -------
@@ -273,16 +278,24 @@ class BeamSearcher(torch.nn.Module):
         -------
         int
         """
-        vocabulary, steps = self._vocabulary(), self._steps(frames)[1]
-        widths, encoder = 0, 0
+        beam, vocabulary, steps = self.beam_size, self._vocabulary(), self._steps(frames)[1]
+        scorers = (*self.full_scorers, *self.partial_scorers)
+        networks = [one.size for one in scorers if one.size is not None]
         if self.decoder is not None:
-            layers = self.decoder.layers
-            width = layers[0].multihead_attn.att.embed_dim
-            widths, encoder = len(layers) * width, 8 * len(layers) * width
-        for one in (*self.full_scorers, *self.partial_scorers):
-            widths += one.width
-        each = 16 * widths * steps + 100 * frames + 40 * vocabulary
-        return self.beam_size * each + (40 * vocabulary + encoder) * frames
+            networks.append(_size([layer.multihead_attn.att for layer in self.decoder.layers]))
+        each, tree = 100 * frames + 100 * vocabulary + 40 * steps, 0
+        encoder = 40 * vocabulary
+        for layers, width, heads in networks:
+            each += (16 * layers + 12) * width * steps + 200 * width
+            # Masks, and what attention makes of them: of each hypothesis for the tokens of all.
+            tree += 8 + 12 * heads
+        if self.decoder is not None:
+            encoder += (8 * layers + 24) * width
+            each += 12 * heads * frames
+        each += sum(one.state for one in scorers)
+        # Where probabilities underflow, CTC's sums are over logarithms, for so many at a time.
+        underflow = 24 * min(beam * vocabulary, CTCPrefixScorer.AT_A_TIME) * frames
+        return beam * each + beam**2 * steps * tree + encoder * frames + underflow
 
     def _parts(self):
         names = ["attention"] if self.attn_weight > 0 else []
@@ -298,9 +311,18 @@ class BeamSearcher(torch.nn.Module):
 
     def _found(self, encoded, lengths):
         """For each utterance `beam_size` of `_Found`."""
-        limits = lengths.tolist()
-        nothing = _Found([self.eos_index], [0.0], 0.0, [0.0] * len(self._parts()), False)
-        found = [[nothing] * self.beam_size for _ in limits]
+        limits, time = lengths.tolist(), encoded.shape[1]
+        if len(limits) != len(encoded) or not all(0 <= frames <= time for frames in limits):
+            raise InputError(
+                f"lengths must be {len(encoded)} numbers from 0 to {time}, those of the encoder's "
+                f"output, got {limits}"
+            )
+        found = [self._nothing() for _ in limits]
+        lengths = lengths.to(encoded.device)
+        finite = encoded.isfinite().all(-1) | padding_mask(lengths, time)
+        for row in (~finite.all(1)).nonzero().flatten().tolist():
+            logger.warning("row %d: the encoder's output is not finite, nothing is found", row)
+            limits[row] = 0
         # The longest first: those searched together are of similar lengths.
         rows = sorted((i for i, n in enumerate(limits) if n > 0), key=lambda i: -limits[i])
         while rows:
@@ -308,8 +330,9 @@ class BeamSearcher(torch.nn.Module):
             if self.max_bytes is not None:
                 each = self.bytes_needed(limits[rows[0]])
                 if each > self.max_bytes:
-                    there = f"max_bytes={self.max_bytes}"
-                    raise InputError(_does_not_fit(limits[rows[0]], each, there))
+                    self._does_not_fit(rows[0], limits[rows[0]], f"max_bytes={self.max_bytes}")
+                    rows = rows[1:]
+                    continue
                 count = min(count, int(self.max_bytes // each))
             for row, ones in zip(rows, self._search_in_halves(encoded, lengths, rows[:count])):
                 found[row] = ones
@@ -320,7 +343,7 @@ class BeamSearcher(torch.nn.Module):
         """The whole at once, or in halves if there is not enough memory."""
         try:
             chosen = torch.tensor(rows, device=encoded.device)
-            limits = lengths.to(encoded.device)[chosen]
+            limits = lengths[chosen]
             return self._search(encoded[chosen, : int(limits[0])], limits)
         except (RuntimeError, MemoryError) as error:
             if not _out_of_memory(error):
@@ -329,16 +352,28 @@ class BeamSearcher(torch.nn.Module):
         if encoded.is_cuda:
             torch.cuda.empty_cache()
         if len(rows) == 1:
-            frames = int(lengths[rows[0]])
-            raise InputError(_does_not_fit(frames, self.bytes_needed(frames), "the memory"))
+            self._does_not_fit(rows[0], int(lengths[rows[0]]), "the memory has")
+            return [self._nothing()]
         half = len(rows) // 2
         return [
             *self._search_in_halves(encoded, lengths, rows[:half]),
             *self._search_in_halves(encoded, lengths, rows[half:]),
         ]
 
+    def _nothing(self):
+        nothing = _Found([self.eos_index], [0.0], 0.0, [0.0] * len(self._parts()), False)
+        return [nothing] * self.beam_size
+
+    def _does_not_fit(self, row, frames, there):
+        logger.warning(
+            "row %d: an utterance of %d frames may need %d bytes to be searched alone, more than "
+            "%s: nothing is found, a smaller beam_size or max_decode_ratio needs less",
+            *(row, frames, self.bytes_needed(frames), there),
+        )
+
     def _search(self, encoded, lengths):
         """The search itself, of utterances with one frame or more: a list of `_Found` for each."""
+        encoded = encoded.to(next(self.fc.parameters(), encoded).dtype)
         encoded = encoded.masked_fill(padding_mask(lengths, encoded.shape[1]).unsqueeze(-1), 0)
         batch = _Batch(self, encoded, lengths)
         while batch.active:
@@ -434,6 +469,11 @@ class _Batch:
                 count = max(1, int(self.beam * searcher.scorer.scorer_beam_scale))
                 candidates = log_probs.topk(min(count, log_probs.shape[1])).indices
             scores, self.states[place] = one.step(self.tokens, self.states[place], candidates)
+            if one.part and scores.shape[1] != log_probs.shape[1]:
+                raise InputError(
+                    f'"{one.part}" has scores of {scores.shape[1]} tokens, and the output layer of '
+                    f"{log_probs.shape[1]}: they must be of the same tokenizer"
+                )
             log_probs += scores * one.weight
             raw += [scores] if one.part else []
         return decoders, raw
@@ -504,8 +544,12 @@ class _Batch:
         self.states = reordered(self.states, parents)
 
 
+# A scorer's `size`, if it has attention over tokens, and the bytes of its other `state` for a
+# hypothesis are what `bytes_needed` asks for.
+
+
 class _CTC:
-    part, width = "ctc", 0
+    part, size, state = "ctc", None, 0
 
     def __init__(self, scorer, weight):
         if scorer.ctc_window_size != 0:
@@ -528,7 +572,7 @@ class _CTC:
 
 
 class _LanguageModel:
-    part = "lm"
+    part, size, state = "lm", None, 0
 
     def __init__(self, scorer, weight):
         self.scorer, self.weight = scorer, weight
@@ -550,17 +594,21 @@ class _TransformerLM(_LanguageModel):
     make_steps = TransformerLMSteps
 
     @property
-    def width(self):
-        return sum(layer.self_att.att.embed_dim for layer in self.steps.layers)
+    def size(self):
+        return _size([layer.self_att.att for layer in self.steps.layers])
 
 
 class _RNNLM(_LanguageModel):
     make_steps = RNNLMSteps
-    width = 0
+
+    @property
+    def state(self):
+        rnn = self.steps.lm.rnn.rnn
+        return 64 * rnn.num_layers * rnn.hidden_size
 
 
 class _NGram:
-    part, width = "ngram", 0
+    part, size, state = "ngram", None, 64
 
     def __init__(self, ngram, weight):
         self.ngram, self.weight = ngram, weight
@@ -576,7 +624,7 @@ class _NGram:
 
 
 class _Length:
-    part, width = None, 0
+    part, size, state = None, None, 0
 
     def __init__(self, scorer, weight):
         self.weight = weight
@@ -589,6 +637,11 @@ class _Length:
 
     def step(self, tokens, state, candidates):
         return torch.ones((), device=tokens.device), state
+
+
+def _size(attentions):
+    """Layers, width and heads."""
+    return len(attentions), attentions[0].embed_dim, attentions[0].num_heads
 
 
 _SCORERS = {
@@ -630,11 +683,4 @@ def _best(found, count):
 def _out_of_memory(error):
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
         "DefaultCPUAllocator" in str(error)
-    )
-
-
-def _does_not_fit(frames, needed, there):
-    return (
-        f"an utterance of {frames} frames may need {needed} bytes to be searched alone, more than "
-        f"{there}: a smaller beam_size or max_decode_ratio needs less"
     )

@@ -58,6 +58,8 @@ class CTCPrefixScorer:
     0.34...
     """
 
+    AT_A_TIME = 4096  # sums that are computed again, which bounds their memory
+
     def __init__(self, log_probs, lengths, beam_size, blank_index, eos_index):
         self.blank_index, self.eos_index, self.beam_size = blank_index, eos_index, beam_size
         batch, time, self.vocabulary = log_probs.shape
@@ -160,7 +162,7 @@ class CTCPrefixScorer:
         psi = products.log_().add_(peak)
         if lost.any():
             rows, columns = lost.nonzero(as_tuple=True)
-            for some in torch.arange(len(rows), device=rows.device).split(1 << 14):
+            for some in torch.arange(len(rows), device=rows.device).split(self.AT_A_TIME):
                 row, column = rows[some], columns[some]
                 psi[row, column] = (phi[row] + self._logs(column, row)).logsumexp(1)
         return psi

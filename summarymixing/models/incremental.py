@@ -9,7 +9,8 @@
 
 There are as many hypotheses for each utterance, and they stand together. A state is made of tensors
 with the hypotheses first and of objects with a method `reorder`; a step may write into the state
-that it is given. Everything is as in evaluation: without dropout.
+that it is given. The networks have to be in eval mode: dropout is applied in training mode, as far
+as it is in modules that are called as a whole, and nothing here changes the mode.
 """
 
 import torch

@@ -41,7 +41,7 @@ def test_all_alignments(scale):
     beam = len(tokens) ** 3
     prefixes = list(itertools.product(tokens, repeat=3))
     scorer = CTCPrefixScorer(log_probs, lengths, beam, BLANK, EOS)
-    state, before = None, torch.zeros(3 * beam)
+    state, compared = None, 0
     for step in range(4):
         last = [prefix[step - 1] if step else BOS for prefix in prefixes]
         scores, state = scorer.step(torch.tensor(last * 3), state)
@@ -57,7 +57,8 @@ def test_all_alignments(scale):
                         assert found < -1e19
                     else:
                         assert found == pytest.approx(math.log(probability) - known, abs=1e-4)
-    assert before.sum() == 0
+                        compared += 1
+    assert compared > 800
 
 
 def both(log_probs, lengths, beam, steps, seed, candidates=None, tokens_from=1):
