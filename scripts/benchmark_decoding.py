@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """The joint beam search beside SpeechBrain's: ratios in one run, flatness, and what batches gain.
 
-Both searchers are given the same encoder output and take turns. Sizes: "small" is that of the AN4
+Both searchers are given the same encoder output and take turns; that they find the same hypotheses
+is checked before, for each utterance alone. Sizes: "small" is that of the AN4
 recipe, "published" that of the paper's LibriSpeech tests (arXiv 2307.07421: beam 66, a Transformer
 language model), with random weights, which never end a sentence: the steps are given. With --run,
 the trained model of a run's folder, its own ends of sentences and the recordings of a manifest.
@@ -147,6 +148,61 @@ def report(title, seconds, slow, fast):
     return row
 
 
+def check_same(title, slow, fast):
+    """Says that two sides find the same hypotheses, or raises `InputError`.
+
+    Each is a list of (tokens, scores) of single utterances or batches.
+    """
+    sides = [
+        [(list(map(int, one)), float(score)) for hypotheses, scores in side
+         for one, score in zip(hypotheses, scores)]
+        for side in (slow, fast)
+    ]  # fmt: skip
+    for row, ((tokens, score), (others, other)) in enumerate(zip(*sides, strict=True)):
+        # Hypotheses that tie may be either; their scores are the same.
+        if abs(score - other) > 1e-3 * max(1, abs(score)):
+            raise InputError(
+                f"{title}: utterance {row} has other hypotheses on the two sides: "
+                f"{tokens[:10]}… with {score:.4f} and {others[:10]}… with {other:.4f}"
+            )
+    same = sum(a[0] == b[0] for a, b in zip(*sides))
+    print(f"{title}: {same} of {len(sides[0])} hypotheses are the same, and all scores")
+    return {"hypotheses": len(sides[0]), "same": same}
+
+
+def same_task(task, size):
+    """What both sides find, each utterance alone: in a batch SpeechBrain's depends on the others.
+
+    As (hypotheses, scores) of each utterance.
+    """
+    found = []
+    for kind in (S2STransformerBeamSearcher, BeamSearcher):
+        searches = (task.search(kind, size["steps"], slice(i, i + 1)) for i in range(size["batch"]))
+        with torch.no_grad():
+            results = [search() for search in searches]
+        found.append([(hypotheses, scores) for hypotheses, _, scores, _ in results])
+    return found
+
+
+def check(arguments):
+    """The device, and `InputError` for what cannot be."""
+    for name in ("threads", "repeats", "beam", "batch", "steps"):
+        value = getattr(arguments, name)
+        if value is not None and value < 1:
+            raise InputError(f"--{name} must be at least 1, got {value}")
+    if any(length < 1 for length in arguments.lengths):
+        raise InputError(f"--lengths must be at least 1, got {arguments.lengths}")
+    try:
+        device = torch.device(arguments.device)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:  # the latter of a torch without CUDA
+        reason = str(error).splitlines()[0]
+        raise InputError(f"--device {arguments.device} is of no use here: {reason}") from error
+    if arguments.run and not arguments.manifest:
+        raise InputError("--run needs --manifest, a manifest of recordings")
+    return device
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sizes", nargs="*", choices=SIZES, default=list(SIZES))
@@ -161,8 +217,14 @@ def main():
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--json", help="file for the figures")
     arguments = parser.parse_args()
+    with said_in_one_line():
+        measure(arguments)
+
+
+def measure(arguments):
+    """All that is asked for: printed, and written to a file."""
+    device = check(arguments)
     torch.set_num_threads(arguments.threads)
-    device = torch.device(arguments.device)
     on_gpu = device.type == "cuda"
     facts = {
         "command": " ".join(sys.argv),
@@ -173,20 +235,16 @@ def main():
         "sizes": {},
     }
     tasks = {}
-    with said_in_one_line():
-        if arguments.run:
-            if not arguments.manifest:
-                raise InputError("--run needs --manifest, a manifest of recordings")
-            beam, batch = arguments.beam or 10, arguments.batch or 8
-            tasks["run"] = (
-                {"beam": beam, "batch": batch, "steps": None},
-                trained_task(arguments.run, arguments.manifest, beam, batch, device),
-            )
-        for name in () if arguments.run else arguments.sizes:
-            size = dict(SIZES[name])
-            for key in ("beam", "batch", "steps"):
-                size[key] = getattr(arguments, key) or size[key]
-            tasks[name] = size, random_task(size, device)
+    if arguments.run:
+        beam, batch = arguments.beam or 10, arguments.batch or 8
+        task = trained_task(arguments.run, arguments.manifest, beam, batch, device)
+        batch = len(task.lengths)  # a manifest may have fewer
+        tasks["run"] = {"beam": beam, "batch": batch, "steps": None}, task
+    for name in () if arguments.run else arguments.sizes:
+        size = dict(SIZES[name])
+        for key in ("beam", "batch", "steps"):
+            size[key] = getattr(arguments, key) or size[key]
+        tasks[name] = size, random_task(size, device)
     for name, (size, task) in tasks.items():
         print(f"{name}: beam {size['beam']}, batch {size['batch']}, steps {size['steps']}")
         rows = facts["sizes"][name] = dict(size)
@@ -205,6 +263,7 @@ def main():
             "SpeechBrain": task.search(S2STransformerBeamSearcher, size["steps"]),
             "ours": task.search(BeamSearcher, size["steps"]),
         }
+        rows["hypotheses"] = check_same("  results", *same_task(task, size))
         seconds = turns(sides, arguments.repeats, device)
         rows["beside_speechbrain"] = report("  search", seconds, "SpeechBrain", "ours")
         if size["batch"] > 1:
