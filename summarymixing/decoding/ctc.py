@@ -4,6 +4,7 @@ SpeechBrain's CTC searchers find the same, but give text in place of tokens, kno
 words only, and take one utterance after the other.
 """
 
+import logging
 import math
 
 import torch
@@ -14,6 +15,8 @@ from summarymixing.decoding.hypotheses import BLANK, BOS, EOS, Hypothesis
 from summarymixing.decoding.ngram import NGram
 from summarymixing.errors import InputError
 from summarymixing.ops.padding import padding_mask
+
+logger = logging.getLogger(__name__)
 
 # Tokens that hypotheses may grow by in a frame, at least: the most probable ones.
 _CANDIDATES = 40
@@ -96,7 +99,8 @@ class CTCPrefixBeamSearch:
         -------
         list of list of Hypothesis
             Best first; their parts are "ctc", and "ngram" if there is such a model. An utterance
-            that the head gives NaN for has one without tokens, which is not complete.
+            that the head gives NaN for has one without tokens, which is not complete; a
+            warning is logged.
         """
         check_lengths(encoded, lengths)
         encoded = as_parameters(encoded, modules["ctc_lin"])
@@ -105,6 +109,8 @@ class CTCPrefixBeamSearch:
         # An infinite number in a frame makes all of its logits NaN as well.
         valid = ~padding_mask(lengths.to(log_probs.device), log_probs.shape[1])
         broken = (valid & log_probs.isnan().any(-1)).any(1).tolist()
+        for row in [row for row, wrong in enumerate(broken) if wrong]:
+            logger.warning("row %d: the encoder's output is not finite, nothing is found", row)
         lengths = [0 if wrong else length for wrong, length in zip(broken, lengths.tolist())]
         # The longest first: those that have not ended are the first rows.
         order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
