@@ -240,8 +240,8 @@ def common_tokens(new, old):
     ...     tokenizers.train_or_load(None, lambda: [text], model_type="char")
     ...     for text in ("bad", "cab")
     ... )
-    >>> [new.id_to_piece(i) for i, _ in common_tokens(new, old)]
-    ['<unk>', '<s>', '</s>', '▁', 'a', 'b']
+    >>> sorted(new.id_to_piece(i) for i, _ in common_tokens(new, old))
+    ['</s>', '<s>', '<unk>', 'a', 'b', '▁']
     """
     places = {old.id_to_piece(i): i for i in range(old.get_piece_size())}
     pieces = ((i, new.id_to_piece(i)) for i in range(new.get_piece_size()))

@@ -41,7 +41,8 @@ def write_whole(path: str | os.PathLike, content: str | bytes | Iterable[str]) -
         os.replace(partial, path)
     except OSError as error:
         # A full disk is met by a file's number, and told of by its name.
-        error.filename = error.filename or str(path)
+        if error.errno is not None:
+            error.filename = error.filename or str(path)
         raise
     finally:
         partial.unlink(missing_ok=True)
