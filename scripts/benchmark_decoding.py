@@ -11,12 +11,10 @@ the trained model of a run's folder, its own ends of sentences and the recording
 import argparse
 import csv
 import json
-import platform
 import statistics
 import sys
 import time
 
-import speechbrain
 import torch
 from speechbrain.decoders import (
     CTCScorer,
@@ -35,6 +33,7 @@ from summarymixing.decoding import BeamSearcher
 from summarymixing.errors import InputError, said_in_one_line
 from summarymixing.files import write_whole
 from summarymixing.inference import load
+from summarymixing.machine import describe
 from summarymixing.models.transformer_asr import TransformerASR
 
 SIZES = {
@@ -225,13 +224,9 @@ def measure(arguments):
     """All that is asked for: printed, and written to a file."""
     device = check(arguments)
     torch.set_num_threads(arguments.threads)
-    on_gpu = device.type == "cuda"
     facts = {
         "command": " ".join(sys.argv),
-        "device": torch.cuda.get_device_name(device) if on_gpu else platform.processor(),
-        "threads": arguments.threads,
-        "torch": torch.__version__,
-        "speechbrain": speechbrain.__version__,
+        **describe(device),
         "sizes": {},
     }
     tasks = {}

@@ -13,12 +13,9 @@ search the same encoder output, batch by batch in turn, after a batch whose time
 
 import argparse
 import json
-import os
-import platform
 import sys
 import time
 
-import torch
 from tqdm import tqdm
 
 from summarymixing.dataio import manifests
@@ -27,6 +24,7 @@ from summarymixing.errors import InputError, said_in_one_line
 from summarymixing.files import write_whole
 from summarymixing.inference import load
 from summarymixing.inference.evaluation import encoded_batches
+from summarymixing.machine import describe
 from summarymixing.scoring import metrics
 
 DEFAULT = {
@@ -97,9 +95,7 @@ def run(options):
     if options.json:
         content = {
             "command": " ".join(sys.argv),
-            "device": device_name(recogniser.device),
-            "threads": torch.get_num_threads(),
-            "torch": torch.__version__,
+            **describe(recogniser.device),
             "utterances": len(rows),
             "audio_seconds": audio,
             "batch_size": options.batch_size,
@@ -107,12 +103,6 @@ def run(options):
             "searches": table,
         }
         write_whole(options.json, json.dumps(content, indent=1) + "\n")
-
-
-def device_name(device):
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{platform.machine()} CPU, {os.cpu_count()} cores"
 
 
 def main(argv=None):

@@ -8,7 +8,6 @@ is the peak of live tensors, counted at every operation.
 
 import argparse
 import json
-import platform
 import statistics
 import sys
 import time
@@ -20,6 +19,7 @@ from speechbrain.utils.dynamic_chunk_training import DynChunkTrainConfig
 from torch.distributed._tools.mem_tracker import MemTracker
 from tqdm import tqdm
 
+from summarymixing.machine import describe
 from summarymixing.models.transformer_asr import TransformerASR
 from summarymixing.nnet.summaries import DecayedMean, UtteranceMean, WindowMean
 
@@ -122,10 +122,7 @@ def main():
     if arguments.json:
         facts = {
             "command": " ".join(sys.argv),
-            "device": arguments.device,
-            "processor": platform.processor() or platform.machine(),
-            "threads": arguments.threads,
-            "torch": torch.__version__,
+            **describe(arguments.device),
             "d_model": arguments.d_model,
             "repeats": arguments.repeats,
         }

@@ -8,7 +8,6 @@ sum of their proportional set sizes, in which what they share counts once. Linux
 
 import argparse
 import json
-import platform
 import random
 import subprocess
 import sys
@@ -139,15 +138,11 @@ def main():
                 sys.exit(f"error: {side} read {figures[side]['rows']} rows of {arguments.rows}")
     print(table(figures, arguments.workers))
     if arguments.json:
-        import speechbrain
-        import torch
+        from summarymixing.machine import describe
 
         facts = {
             "command": " ".join(sys.argv),
-            "processor": platform.processor() or platform.machine(),
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "speechbrain": speechbrain.__version__,
+            **describe(),
             "manifest_bytes": size,
             "workers": arguments.workers,
         }

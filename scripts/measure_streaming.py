@@ -9,7 +9,6 @@ turns with SpeechBrain's own streaming Conformer with RoPE attention of the same
 
 import argparse
 import json
-import platform
 import statistics
 import sys
 import time
@@ -23,6 +22,7 @@ from tqdm import tqdm
 from summarymixing.dataio import tokenizer as tokenizers
 from summarymixing.inference import Recogniser, StreamingSession
 from summarymixing.inference.streaming import chunk_frames, frame_seconds
+from summarymixing.machine import describe
 from summarymixing.training import config
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -150,9 +150,7 @@ def main():
     chunk = chunk_frames(recogniser, arguments.chunk_ms)
     facts = {
         "command": " ".join(sys.argv),
-        "processor": platform.processor() or platform.machine(),
-        "threads": 1,
-        "torch": torch.__version__,
+        **describe(),
         "encoder_parameters": sum(
             p.numel() for p in recogniser.modules["Transformer"].encoder.parameters()
         ),

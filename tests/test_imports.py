@@ -14,6 +14,7 @@ PACKAGE = ROOT.name
 INSIDE = {
     "errors": set(),
     "files": set(),
+    "machine": set(),
     "ops": {"errors"},
     "nnet": {"ops", "errors"},
     "models": {"nnet", "ops", "errors"},
@@ -21,7 +22,7 @@ INSIDE = {
     "decoding": {"models", "nnet", "ops", "errors"},
     "dataio": {"files", "errors"},
     "scoring": {"errors"},
-    "training": {"dataio", "scoring", "decoding", "ops", "files", "errors"},
+    "training": {"dataio", "scoring", "decoding", "ops", "machine", "files", "errors"},
     # Of training: what a checkpoint holds; of scoring: what a model card says.
     "inference": {
         *("training", "dataio", "scoring", "decoding", "models", "nnet", "ops"),
@@ -33,6 +34,7 @@ INSIDE = {
 OUTSIDE = {
     "errors": set(),
     "files": set(),
+    "machine": {"torch"},
     "ops": {"torch"},
     "nnet": {"torch"},
     "models": {"torch", "speechbrain"},

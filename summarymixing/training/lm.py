@@ -23,6 +23,7 @@ from summarymixing.dataio.text_lines import TextLines
 from summarymixing.decoding.hypotheses import BLANK
 from summarymixing.errors import InputError, said_in_one_line
 from summarymixing.files import write_whole
+from summarymixing.machine import versions
 from summarymixing.ops.padding import absolute_lengths
 from summarymixing.training import config, data, experiment, results
 from summarymixing.training.batches import Batches
@@ -308,7 +309,7 @@ def _finish(brain, hparams):
         "skipped_steps": brain.skipped_steps,
         "device": str(brain.device),
         "threads": torch.get_num_threads(),
-        "versions": results.versions(),
+        "versions": versions(),
         "command": results.command(),
         "peak_memory_bytes": results.peak_memory_bytes(),
     }

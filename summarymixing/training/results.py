@@ -1,10 +1,8 @@
 """What a finished run leaves behind for people and scripts: `results.json` and its table."""
 
-import importlib.metadata
 import json
 import math
 import os
-import platform
 import resource
 import shlex
 import sys
@@ -12,6 +10,7 @@ import sys
 import torch
 
 from summarymixing.files import write_whole
+from summarymixing.machine import versions
 from summarymixing.scoring.metrics import Scores, score
 
 # In this order in the file; a run that does not know one leaves it null.
@@ -27,14 +26,6 @@ FACTS = (
     "threads",
 )
 SCORES = ("wer", "cer", "substitutions", "deletions", "insertions", "words", "utterances")
-PACKAGES = (
-    "torchaudio",
-    "speechbrain",
-    "summarymixing",
-    "sentencepiece",
-    "jiwer",
-    "numpy",
-)
 
 
 def write_results(
@@ -80,23 +71,6 @@ def write_results(
     results = _plain(results)
     write_whole(path, json.dumps(results, indent=2, ensure_ascii=False) + "\n")
     return results
-
-
-def versions() -> dict[str, str | None]:
-    """Versions of Python and of the packages a result depends on; None for one not installed.
-
-    Example
-    -------
-    >>> versions()["python"] == platform.python_version()
-    True
-    """
-    found = {"python": platform.python_version(), "torch": str(torch.__version__)}
-    for package in PACKAGES:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            found[package] = None
-    return found
 
 
 def command() -> str:

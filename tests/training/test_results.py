@@ -12,14 +12,13 @@ import pytest
 import torch
 
 from summarymixing.errors import InputError
+from summarymixing.machine import versions
 from summarymixing.scoring.metrics import score
-from summarymixing.training import results
 from summarymixing.training.results import (
     command,
     examples,
     peak_memory_bytes,
     table,
-    versions,
     write_results,
 )
 
@@ -116,20 +115,6 @@ def test_command_runs_the_same_again(monkeypatch):
 def test_command_keeps_the_interpreter_and_its_options(monkeypatch):
     monkeypatch.setattr(sys, "orig_argv", ["python", "-m", "package.train", "a.yaml"])
     assert command() == "python -m package.train a.yaml"
-
-
-def test_versions_are_the_installed_ones():
-    import speechbrain
-
-    found = versions()
-    assert found["torch"] == torch.__version__
-    assert found["speechbrain"] == speechbrain.__version__
-    assert {"python", "torchaudio", "summarymixing", "sentencepiece"} <= found.keys()
-
-
-def test_package_that_is_not_installed_has_no_version(monkeypatch):
-    monkeypatch.setattr(results, "PACKAGES", ("no-such-package",))
-    assert versions()["no-such-package"] is None
 
 
 def test_peak_memory_is_in_bytes():
