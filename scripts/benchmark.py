@@ -1,0 +1,229 @@
+#!/usr/bin/env python3
+"""Speed and peak memory of mixers in Conformer and Branchformer: cell, layers or whole encoder.
+
+All mixers of a case take turns in one run, and beside them the bare matrix products of its
+feed-forward part. Shown are medians, lowest and highest of the ratios, turn by turn, to
+SpeechBrain's RoPE attention, to no mixer at all (the floor), and to the rate of the products. What
+is in the --json file already is not measured again, and the file grows case by case: the same
+command goes on where it stopped.
+"""
+
+import argparse
+import itertools
+import json
+import shlex
+import sys
+import time
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from summarymixing import machine
+from summarymixing.benchmark import report
+from summarymixing.benchmark.cases import DEPTHS, GRAPHS, MIXERS, PARTS, PRECISIONS, STEPS, Case
+from summarymixing.benchmark.measure import limit_memory, measure
+from summarymixing.errors import InputError, said_in_one_line
+from summarymixing.files import write_whole
+
+ENCODERS = tuple(DEPTHS)
+EVERYTHING = {
+    "encoders": ENCODERS, "parts": PARTS, "steps": STEPS, "precisions": PRECISIONS,
+    "graphs": tuple(GRAPHS), "mixers": tuple(MIXERS),
+}  # fmt: skip
+# What is measured without options, in this order.
+DEFAULTS = {
+    "cpu": [
+        {
+            "seconds": [10, 40, 120], "encoders": ENCODERS, "parts": ["layers"], "steps": STEPS,
+            "precisions": ["float32"], "graphs": ["eager"],
+            "mixers": ["none", "SummaryMixing", "SummaryMixing-lite", "SummaryMixing-fast",
+                       "RoPEMHA"],
+        }
+    ],
+    "cuda": [
+        {
+            "seconds": [5, 10, 20, 40, 100, 300, 1000], "encoders": ["conformer"],
+            "parts": ["encoder"], "steps": ["training"], "precisions": ["bf16"],
+            "graphs": ["eager"], "mixers": list(MIXERS),
+        },
+        {
+            "seconds": [10, 40, 100], "encoders": ["conformer"], "parts": ["layers"],
+            "steps": ["training"], "precisions": ["bf16"], "graphs": ["compile"],
+            "mixers": ["none", "SummaryMixing", "RoPEMHA"],
+        },
+        # Twenty minutes in one sample.
+        {
+            "seconds": [1200], "encoders": ["conformer"], "parts": ["encoder"],
+            "steps": ["training"], "precisions": ["bf16"], "graphs": ["eager"],
+            "mixers": ["none", "SummaryMixing", "RoPEMHA"],
+        },
+        {
+            "seconds": [5, 10, 20, 40, 100, 300, 1000], "encoders": ["conformer"],
+            "parts": ["encoder"], "steps": ["forward"], "precisions": ["bf16"],
+            "graphs": ["eager"], "mixers": list(MIXERS),
+        },
+        {
+            "seconds": [5, 10, 20, 40, 100, 300, 1000], "encoders": ["branchformer"],
+            "parts": ["encoder"], "steps": STEPS, "precisions": ["bf16"], "graphs": ["eager"],
+            "mixers": list(MIXERS),
+        },
+        {
+            "seconds": [10, 100], "encoders": ENCODERS, "parts": ["cell", "layers"],
+            "steps": STEPS, "precisions": PRECISIONS, "graphs": ["eager", "compile"],
+            "mixers": ["none", "SummaryMixing", "SummaryMixing-lite", "SummaryMixing-fast",
+                       "SummaryMixing-expdecay", "RoPEMHA"],
+        },
+    ],
+}  # fmt: skip
+
+
+def cases(arguments, device):
+    """[(case, its mixers)], shortest first within a selection."""
+    found = []
+    for selection in DEFAULTS[device]:
+        chosen = {name: getattr(arguments, name) or values for name, values in selection.items()}
+        for seconds, encoder, part, step, precision, graph in itertools.product(
+            *(chosen[name] for name in list(chosen)[:6])
+        ):
+            batch = arguments.batch or max(1, round(arguments.batch_seconds / seconds))
+            case = Case(
+                encoder, part,
+                {"cell": 1, "layers": arguments.layers, "encoder": DEPTHS[encoder]}[part],
+                seconds, batch, arguments.padding, step, precision, graph, arguments.d_model,
+                arguments.dropout,
+            )  # fmt: skip
+            # The cell of no mixer is nothing, and the ratios need both others.
+            mixers = [
+                mixer for mixer in MIXERS
+                if (mixer in chosen["mixers"] or mixer in report.BASELINES)
+                and not (part == "cell" and mixer == "none")
+            ]  # fmt: skip
+            if (case, mixers) not in found:
+                found.append((case, mixers))
+    return found
+
+
+def check(arguments):
+    """`InputError` for what cannot be."""
+    for name in ("threads", "repeats", "layers", "batch", "batch_seconds", "d_model", "minutes"):
+        value = getattr(arguments, name)
+        if value is not None and not value > 0:
+            raise InputError(f"--{name} must be more than 0, got {value}")
+    if any(not seconds > 0 for seconds in arguments.seconds or ()):
+        raise InputError(f"--seconds must be more than 0, got {arguments.seconds}")
+    if not 0 < arguments.padding <= 1:
+        raise InputError(f"--padding must be in (0, 1], got {arguments.padding}")
+    if not 0 <= arguments.dropout < 1:
+        raise InputError(f"--dropout must be in [0, 1), got {arguments.dropout}")
+    if arguments.d_model % 16:
+        raise InputError(f"--d_model must be a multiple of 16, got {arguments.d_model}")
+    try:
+        torch.zeros(1, device=arguments.device)
+    except (RuntimeError, AssertionError) as error:  # the latter of a torch without CUDA
+        reason = str(error).splitlines()[0]
+        raise InputError(f"--device {arguments.device} is of no use here: {reason}") from error
+
+
+def read(path):
+    """The content of a file of results."""
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        for row in content["rows"]:
+            report.case_of(row)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} is no file of results of benchmark.py: {error}") from error
+    return content
+
+
+def measure_all(arguments, device):
+    """Measures what is not in the file of results yet; its content."""
+    path = Path(arguments.json or f"benchmarks/results/speed_{device}.json")
+    facts = {
+        "machine": machine.describe(arguments.device), "kind": device, "seed": arguments.seed,
+        "repeats": arguments.repeats,
+    }  # fmt: skip
+    content = {**facts, "commands": [], "rows": []}
+    if path.exists() and not arguments.again:
+        content = read(path)
+        for name, value in facts.items():
+            if content[name] != value:
+                raise InputError(
+                    f"{path} was measured with another {name}: give another --json, or --again "
+                    "to measure all anew"
+                )
+    content["commands"].append(shlex.join(["scripts/benchmark.py", *arguments.argv]))
+    there = report.by_case(content["rows"])
+    todo = [
+        (case, mixers)
+        for case, mixers in cases(arguments, device)
+        if not set(mixers) <= set(there.get(case, ()))
+    ]
+    end = time.monotonic() + 60 * arguments.minutes
+    for i, (case, mixers) in enumerate(tqdm(todo, unit="case", file=sys.stderr)):
+        if time.monotonic() > end:
+            print(f"{len(todo) - i} cases are left: the same command goes on", file=sys.stderr)
+            break
+        rows = measure(case, mixers, arguments.device, arguments.repeats, arguments.seed)
+        kept = [row for row in content["rows"] if report.case_of(row) != case]
+        content["rows"] = kept + rows
+        write_whole(path, json.dumps(content, indent=1) + "\n")
+    return content
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--seconds", nargs="+", type=float, help="of audio")
+    for name, values in EVERYTHING.items():
+        parser.add_argument(f"--{name}", nargs="+", choices=values)
+    parser.add_argument("--batch", type=int, help="utterances; on the CPU 2")
+    parser.add_argument(
+        "--batch_seconds", type=float, default=1000.0, help="if there is no --batch"
+    )
+    parser.add_argument(
+        "--padding",
+        type=float,
+        default=0.8,
+        help="length of every second utterance; 1: no lengths are given",
+    )
+    parser.add_argument("--layers", type=int, default=2, help="of the part layers")
+    parser.add_argument("--d_model", type=int, default=512)
+    parser.add_argument("--dropout", type=float, default=0.1)
+    parser.add_argument("--repeats", type=int, default=5, help="turns that count")
+    parser.add_argument("--threads", type=int, help="default: torch's choice")
+    parser.add_argument("--minutes", type=float, default=10.0, help="no case begins after these")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", help="default: benchmarks/results/speed_DEVICE.json")
+    parser.add_argument("--again", action="store_true", help="measures anew what is in the file")
+    parser.add_argument("--report", nargs="+", metavar="JSON", help="measures nothing: shows these")
+    parser.add_argument("--plot", metavar="PNG", help="draws time and memory against length")
+    arguments = parser.parse_args(argv)
+    arguments.argv = sys.argv[1:] if argv is None else argv
+    with said_in_one_line():
+        check(arguments)
+        device = torch.device(arguments.device).type
+        if device == "cpu":
+            arguments.batch = arguments.batch or 2
+            limit_memory()
+        if arguments.threads:
+            torch.set_num_threads(arguments.threads)
+        if arguments.report:
+            contents = [read(path) for path in arguments.report]
+        else:
+            contents = [measure_all(arguments, device)]
+    for content in contents:
+        facts = content["machine"]
+        versions = ", ".join(
+            f"{name} {facts['versions'][name]}" for name in ("torch", "speechbrain")
+        )
+        print(f"{facts['device']}, {facts['threads']} threads, {versions}\n")
+        print(report.table(content["rows"]), "\n")
+        print(*report.targets(content["rows"], content["kind"]), "", sep="\n")
+    if arguments.plot:
+        rows = [row for content in contents for row in content["rows"]]
+        report.plot(rows, arguments.plot, contents[0]["machine"]["device"])
+
+
+if __name__ == "__main__":
+    main()

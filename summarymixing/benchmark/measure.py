@@ -1,0 +1,190 @@
+"""Time in turns, peak memory and floating point operations of steps."""
+
+import gc
+import math
+import sys
+import time
+from dataclasses import asdict
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+from torch.utils.flop_counter import FlopCounterMode
+
+from summarymixing.benchmark.cases import PRODUCTS, Side
+
+OUT_OF_MEMORY = "out of memory"
+SECONDS_A_TURN = 0.1  # shorter steps are repeated within their turn
+
+
+def limit_memory(share=0.9):
+    """On Linux: what is more than the free memory fails in this process, as on a GPU.
+
+    Otherwise the kernel would end the process, and with it what was measured.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    import resource
+
+    with open("/proc/meminfo") as meminfo, open("/proc/self/statm") as statm:
+        sizes = dict(line.split(":") for line in meminfo)
+        data = int(statm.read().split()[5]) * resource.getpagesize()
+    free = int(sizes["MemAvailable"].split()[0]) * 1024
+    hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
+    limit = int(data + share * free)
+    if hard != resource.RLIM_INFINITY:
+        limit = min(limit, hard)
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
+
+
+def is_out_of_memory(error):
+    """Whether an error is the device's or the process's lack of memory."""
+    said = str(error)
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(
+        words in said for words in ("allocate memory", "bad_alloc", "could not create a memory")
+    )
+
+
+def seconds_of(step, device, calls=1):
+    """Seconds of one call, as the mean of several."""
+    _synchronize(device)
+    began = time.perf_counter()
+    for _ in range(calls):
+        step()
+    _synchronize(device)
+    return (time.perf_counter() - began) / calls
+
+
+def peak_bytes(step, device):
+    """The most memory that a call holds at once, beyond what was held before it.
+
+    Counted by the device's allocator: on the CPU by all that PyTorch's allocates and frees, also
+    within operations and compiled graphs.
+
+    Example
+    -------
+    >>> import torch
+    >>> peak_bytes(lambda: torch.ones(1000) + torch.ones(1000), "cpu")
+    12000
+    """
+    if torch.device(device).type == "cuda":
+        before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        step()
+        return torch.cuda.max_memory_allocated(device) - before
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        step()
+    events = [e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]
+    held = peak = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        held += event.nbytes()
+        peak = max(peak, held)
+    return peak
+
+
+def flops(case, mixer):
+    """Floating point operations of a step's products and convolutions, two for a multiply-add.
+
+    Padding is in it, since it is computed; what an activation checkpoint computes again is, too.
+
+    Example
+    -------
+    >>> from summarymixing.benchmark.cases import Case
+    >>> case = Case("conformer", "layers", 1, 1, 1, 1, step="forward", d_model=16)
+    >>> flops(case, "products") == 2 * 25 * 2 * 16 * 64  # two products of 25 frames
+    True
+    """
+    step = Side(case, mixer, "meta")
+    step.call = step.model  # not the compiled one
+    backward = {torch.ops.aten.convolution_backward: _convolution_backward}
+    with FlopCounterMode(display=False, custom_mapping=backward) as counter:
+        step()
+    return counter.get_total_flops()
+
+
+def _convolution_backward(gradient, x, weight, *_, out_shape):
+    # torch's formula takes a depthwise convolution for a dense one. Of input and weight, what has
+    # a gradient costs what the forward pass costs.
+    once = 2 * math.prod(gradient) * math.prod(weight[1:])
+    return once * sum(shape is not None for shape in out_shape[:2])
+
+
+def measure(case, mixers, device="cpu", repeats=5, seed=0):
+    """Measures the sides of a case, which take turns, and the matrix products beside them.
+
+    Arguments
+    ---------
+    case : Case
+    mixers : list of str
+    device : str
+    repeats : int
+        Turns that count; there is one before them, which warms up.
+    seed : int
+
+    Returns
+    -------
+    list of dict
+        A row for each mixer and one for `PRODUCTS`: the case, "mixer", "audio" (seconds in the
+        batch), and either "failed", why, or "times" (seconds of a step, one a turn), "peak_bytes"
+        (of a step, its gradients and the parameters) and "flops".
+
+    Example
+    -------
+    >>> from summarymixing.benchmark.cases import Case
+    >>> case = Case("conformer", "layers", 1, 1, 2, 0.8, step="forward", d_model=16)
+    >>> rows = measure(case, ["none", "SummaryMixing"], repeats=3)
+    >>> [(row["mixer"], len(row["times"])) for row in rows]
+    [('products', 3), ('none', 3), ('SummaryMixing', 3)]
+    """
+    rows, sides, calls = {}, {}, {}
+    torch.compiler.reset()  # no graph that an earlier case left
+
+    def attempt(mixer, function, *arguments):
+        """Its result; None if it fails for lack of memory, and the side is out."""
+        try:
+            return function(*arguments)
+        except Exception as error:
+            if is_out_of_memory(error):
+                reason = OUT_OF_MEMORY
+            elif case.graph != "eager":  # not everything can be compiled
+                reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0][:200]}"
+            else:
+                raise
+        # Outside the handler, which holds on to every frame of the failed step.
+        rows[mixer] = {**asdict(case), "mixer": mixer, "audio": case.audio, "failed": reason}
+        sides.pop(mixer, None)
+        _release(device)
+        return None
+
+    def prepare(mixer):
+        side = sides[mixer] = Side(case, mixer, device, seed)
+        seconds_of(side, device)  # warms up, and compiles
+        peak = side.parameter_bytes + peak_bytes(side, device)
+        calls[mixer] = max(1, round(SECONDS_A_TURN / seconds_of(side, device)))
+        side.forget()
+        return {"peak_bytes": peak, "flops": flops(case, mixer), "times": []}
+
+    def turn(mixer):
+        rows[mixer]["times"].append(seconds_of(sides[mixer], device, calls[mixer]))
+        sides[mixer].forget()
+
+    for mixer in [PRODUCTS, *mixers]:
+        found = attempt(mixer, prepare, mixer)
+        if found is not None:
+            rows[mixer] = {**asdict(case), "mixer": mixer, "audio": case.audio, **found}
+    for _ in range(repeats):
+        for mixer in list(sides):
+            attempt(mixer, turn, mixer)
+    sides.clear()
+    _release(device)
+    return list(rows.values())
+
+
+def _synchronize(device):
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _release(device):
+    gc.collect()
+    if torch.device(device).type == "cuda":
+        torch.cuda.empty_cache()

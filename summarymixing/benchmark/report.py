@@ -1,0 +1,268 @@
+"""Measured rows as a table of ratios, beside the project's targets, and as the paper's figure."""
+
+import statistics
+from dataclasses import dataclass, fields
+
+from summarymixing.benchmark.cases import MIXERS, PRODUCTS, Case
+
+CASE_FIELDS = tuple(field.name for field in fields(Case))
+BASELINES = ("RoPEMHA", "none")
+
+
+def case_of(row):
+    """The case of a row."""
+    return Case(**{name: row[name] for name in CASE_FIELDS})
+
+
+def by_case(rows):
+    """{case: {mixer: row}}, in the order of the rows."""
+    cases = {}
+    for row in rows:
+        cases.setdefault(case_of(row), {})[row["mixer"]] = row
+    return cases
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A median with its lowest and highest value."""
+
+    median: float
+    low: float
+    high: float
+
+    def __str__(self):
+        return f"{self.median:.2f} ({self.low:.2f}–{self.high:.2f})"
+
+
+def spread(values):
+    """The `Spread` of some values."""
+    values = list(values)
+    return Spread(statistics.median(values), min(values), max(values))
+
+
+def time_ratio(row, other):
+    """Time of one side as a share of another's, turn by turn; None if one has no times.
+
+    Example
+    -------
+    >>> str(time_ratio({"times": [1, 2, 3]}, {"times": [2, 2, 2]}))
+    '1.00 (0.50–1.50)'
+    """
+    if not (row and other and row.get("times") and other.get("times")):
+        return None
+    return spread(a / b for a, b in zip(row["times"], other["times"]))
+
+
+def memory_ratio(row, other):
+    """Peak memory of one side as a share of another's, or None."""
+    if not (row and other and row.get("peak_bytes") and other.get("peak_bytes")):
+        return None
+    ratio = row["peak_bytes"] / other["peak_bytes"]
+    return Spread(ratio, ratio, ratio)
+
+
+def rate_share(row, products):
+    """Operations a second as a share of the bare products', turn by turn, or None.
+
+    Example
+    -------
+    >>> row, products = {"times": [4.0], "flops": 6}, {"times": [1.0], "flops": 2}
+    >>> rate_share(row, products).median
+    0.75
+    """
+    ratio = time_ratio(products, row)
+    if ratio is None or "flops" not in row:
+        return None
+    more = row["flops"] / products["flops"]
+    return Spread(*(more * value for value in (ratio.median, ratio.low, ratio.high)))
+
+
+HEAD = (
+    "encoder", "part", "step", "precision", "graph", "s", "batch", "mixer", "ms", "× real time",
+    "to RoPEMHA", "to none", "of products", "MiB", "to RoPEMHA",
+)  # fmt: skip
+
+
+def table(rows):
+    """The rows as a table in Markdown.
+
+    "× real time" is time over seconds of audio; "to" are ratios of times, then of memory, and "of
+    products" is the share of the rate of bare matrix products; medians, lowest and highest.
+    """
+    lines = [HEAD, ["---"] * len(HEAD)]
+    for case, sides in by_case(rows).items():
+        for mixer, row in sides.items():
+            if mixer == PRODUCTS:
+                continue
+            cells = [
+                case.encoder, f"{case.layers} layers" if case.part == "layers" else case.part,
+                case.step, case.precision, case.graph, f"{case.seconds:g}", case.batch, mixer,
+            ]  # fmt: skip
+            if "failed" in row:
+                cells += [row["failed"], "", "", "", "", "", ""]
+            else:
+                median = statistics.median(row["times"])
+                cells += [
+                    f"{1000 * median:.1f}",
+                    f"{median / row['audio']:.2g}",
+                    *(time_ratio(row, sides.get(other)) or "" for other in BASELINES),
+                    rate_share(row, sides.get(PRODUCTS)) or "",
+                    f"{row['peak_bytes'] / 2**20:.0f}",
+                    _short(memory_ratio(row, sides.get("RoPEMHA"))),
+                ]
+            lines.append(cells)
+    return "\n".join("| " + " | ".join(map(str, cells)) + " |" for cells in lines)
+
+
+def _short(ratio):
+    return f"{ratio.median:.2f}" if ratio else ""
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a ratio of a mixer has to be in the cases with these fields; `at_least` or at most."""
+
+    device: str
+    measure: str  # "time", "memory" or "rate"
+    other: str
+    limit: float
+    where: dict
+    mixer: str = "SummaryMixing"
+    at_least: bool = False
+
+    def found(self, rows):
+        """(case, Spread) of every case that the target is about and that was measured."""
+        ratio = {"time": time_ratio, "memory": memory_ratio, "rate": rate_share}[self.measure]
+        for case, sides in by_case(rows).items():
+            if all(getattr(case, name) == value for name, value in self.where.items()):
+                found = ratio(sides.get(self.mixer), sides.get(self.other))
+                if found is not None:
+                    yield case, found
+
+    def met(self, found):
+        """Whether a median is what it has to be."""
+        median = found.median
+        return median >= self.limit if self.at_least else median <= self.limit
+
+    def __str__(self):
+        what = {
+            "time": f"time to {self.other}",
+            "memory": f"memory to {self.other}",
+            "rate": "share of the matrix rate",
+        }[self.measure]
+        where = ", ".join(
+            f"{value:g} s" if name == "seconds" else f"{name} {value:g}"
+            if isinstance(value, (int, float)) else value
+            for name, value in self.where.items()
+        )  # fmt: skip
+        return f"{what}, {where}: target {'≥' if self.at_least else '≤'} {self.limit:.2f}"
+
+
+_CPU = {"encoder": "conformer", "part": "layers", "precision": "float32", "d_model": 512}
+_CPU_TRAINING = {**_CPU, "step": "training", "padding": 0.8, "batch": 2}
+_GPU_TRAINING = {
+    "encoder": "conformer", "part": "encoder", "precision": "bf16", "step": "training",
+    "graph": "eager",
+}  # fmt: skip
+TARGETS = (
+    *(
+        Target("cpu", "time", "RoPEMHA", limit, {**_CPU_TRAINING, "seconds": seconds})
+        for seconds, limit in ((10, 0.85), (40, 0.50), (120, 0.20))
+    ),
+    Target("cpu", "time", "none", 1.20, {**_CPU, "step": "forward"}),
+    Target("cpu", "time", "none", 1.22, {**_CPU, "step": "training"}),
+    Target("cpu", "rate", PRODUCTS, 0.85, {**_CPU, "step": "forward"}, at_least=True),
+    *(
+        Target("cuda", "time", "RoPEMHA", limit, {**_GPU_TRAINING, "seconds": seconds})
+        for seconds, limit in ((10, 0.90), (40, 0.75), (100, 0.60))
+    ),
+    Target("cuda", "time", "RelPosMHAXL", 0.45, {**_GPU_TRAINING, "seconds": 100}),
+    Target("cuda", "memory", "RoPEMHA", 0.60, {**_GPU_TRAINING, "seconds": 100}),
+    Target("cuda", "memory", "RelPosMHAXL", 0.30, {**_GPU_TRAINING, "seconds": 100}),
+    *(
+        Target("cuda", "time", "none", limit, {"encoder": "conformer", "step": step})
+        for step, limit in (("forward", 1.20), ("training", 1.22))
+    ),
+    *(
+        Target(
+            "cuda", "rate", PRODUCTS, 0.45,
+            {"encoder": "conformer", "step": "training", "precision": "bf16", "graph": graph},
+            at_least=True,
+        )
+        for graph in ("compile", "static")
+    ),
+)  # fmt: skip
+
+
+def targets(rows, device):
+    """A line for each target on this kind of device ("cpu" or "cuda"), with what was measured."""
+    lines = []
+    for target in TARGETS:
+        if target.device != device:
+            continue
+        found = list(target.found(rows))
+        if not found:
+            lines.append(f"{target}: not measured yet")
+        for case, value in found:
+            rest = ", ".join(
+                text
+                for name, text in (
+                    ("part", case.part),
+                    ("precision", case.precision),
+                    ("seconds", f"{case.seconds:g} s"),
+                    ("graph", case.graph),
+                    ("padding", f"padding {case.padding:g}"),
+                )
+                if name not in target.where
+            )
+            verdict = "met" if target.met(value) else "MISSED"
+            lines.append(f"{target}: {value} {verdict} ({rest})")
+    return lines
+
+
+def plot(rows, path, title=""):
+    """Draws time, memory and real-time factor against length, one line a mixer.
+
+    Arguments
+    ---------
+    rows : list of dict
+        With several encoders, parts, steps, precisions or graphs, each has its own row of
+        pictures. Mixers that ran out of memory end at their last point.
+    path : str
+        Of the PNG.
+    title : str
+        Such as the device.
+    """
+    from matplotlib.figure import Figure
+
+    groups = {}
+    for case, sides in by_case(rows).items():
+        part = f"{case.layers} layers" if case.part == "layers" else case.part
+        name = f"{case.encoder} {part}, {case.step}, {case.precision}, {case.graph}"
+        for mixer, row in sides.items():
+            if mixer != PRODUCTS and "failed" not in row:
+                groups.setdefault(name, {}).setdefault(mixer, []).append(row)
+    measures = {
+        "ms a step": lambda row: 1000 * statistics.median(row["times"]),
+        "peak memory, MiB": lambda row: row["peak_bytes"] / 2**20,
+        "time / audio": lambda row: statistics.median(row["times"]) / row["audio"],
+    }
+    figure = Figure(figsize=(13, 3.6 * len(groups) + 0.4), layout="constrained")
+    for line, (name, mixers) in zip(figure.subplots(len(groups), 3, squeeze=False), groups.items()):
+        for axes, (measure, value) in zip(line, measures.items()):
+            for mixer, measured in mixers.items():
+                measured = sorted(measured, key=lambda row: row["seconds"])
+                axes.plot(
+                    [row["seconds"] for row in measured],
+                    [value(row) for row in measured],
+                    "o-",
+                    color=f"C{list(MIXERS).index(mixer)}",
+                    label=mixer,
+                    markersize=3,
+                )
+            axes.set(xlabel="seconds of audio", ylabel=measure, xscale="log", yscale="log")
+            axes.grid(alpha=0.3)
+        line[0].set_title(name, loc="left", fontsize=10)
+        line[-1].legend(fontsize=7)
+    figure.suptitle(title)
+    figure.savefig(path, dpi=120)
