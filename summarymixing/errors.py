@@ -1,5 +1,6 @@
-"""The one exception that a user's mistake raises, and how a command says it."""
+"""The one exception that a user's mistake raises, checks that raise it, and how it is said."""
 
+import math
 import sys
 from contextlib import contextmanager
 
@@ -18,3 +19,36 @@ def said_in_one_line():
         line = str(error).split(f"{type(error).__name__}: ")[-1].strip()
         print(f"error: {line}", file=sys.stderr)
         sys.exit(2)
+
+
+def check_integer(name, value, least=None):
+    """Raises `InputError` unless a value is an integer from `least` on, which is 1 if left out.
+
+    Example
+    -------
+    >>> check_integer("beam_size", 0)
+    Traceback (most recent call last):
+    summarymixing.errors.InputError: beam_size must be a positive integer, got 0
+    >>> check_integer("left_context", -1, least=0)
+    Traceback (most recent call last):
+    summarymixing.errors.InputError: left_context must be an integer of at least 0, got -1
+    """
+    lowest, wanted = 1, "a positive integer"
+    if least is not None:
+        lowest, wanted = least, f"an integer of at least {least}"
+    if isinstance(value, bool) or not isinstance(value, int) or value < lowest:
+        raise InputError(f"{name} must be {wanted}, got {value!r}")
+
+
+def check_number(name, value, range_="finite", holds=lambda value: True):
+    """Raises `InputError` unless a value is a finite number for which `holds(value)` is true.
+
+    Example
+    -------
+    >>> check_number("ctc_weight", 1.5, "in [0, 1]", lambda x: 0 <= x <= 1)
+    Traceback (most recent call last):
+    summarymixing.errors.InputError: ctc_weight must be a number, in [0, 1], got 1.5
+    """
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not is_number or not math.isfinite(value) or not holds(value):
+        raise InputError(f"{name} must be a number, {range_}, got {value!r}")

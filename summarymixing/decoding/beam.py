@@ -5,22 +5,12 @@ import math
 from typing import NamedTuple
 
 import torch
-from speechbrain.decoders.scorer import (
-    CTCScorer,
-    LengthScorer,
-    RNNLMScorer,
-    TransformerLMScorer,
-)
 
 from summarymixing.decoding.hypotheses import Hypothesis
-from summarymixing.decoding.prefix import IMPOSSIBLE, CTCPrefixScorer
-from summarymixing.errors import InputError
-from summarymixing.models.incremental import (
-    DecoderSteps,
-    RNNLMSteps,
-    TransformerLMSteps,
-    reordered,
-)
+from summarymixing.decoding.prefix import CTCPrefixScorer
+from summarymixing.decoding.scorers import NGramScorer, adapted, size_of
+from summarymixing.errors import InputError, check_integer, check_number
+from summarymixing.models.incremental import DecoderSteps, reordered
 from summarymixing.ops.padding import absolute_lengths, padding_mask
 
 logger = logging.getLogger(__name__)
@@ -173,7 +163,7 @@ class BeamSearcher(torch.nn.Module):
                 (self.partial_scorers, scorer.partial_scorers),
             ):
                 for name, one in theirs.items():
-                    ours.append(_adapted(name, one, scorer.weights[name]))
+                    ours.append(adapted(name, one, scorer.weights[name]))
             if scorer.weights["ctc"] > 0:
                 blank = {**scorer.full_scorers, **scorer.partial_scorers}["ctc"].blank_index
                 if len({bos_index, eos_index, blank}) < 3:
@@ -184,7 +174,7 @@ class BeamSearcher(torch.nn.Module):
                 self.attn_weight = 1.0 - scorer.weights["ctc"]
         # The logarithm of zero is among its scores, which a weight of 0 would make NaN.
         if ngram is not None and ngram_weight:
-            self.full_scorers.append(_NGram(ngram, ngram_weight))
+            self.full_scorers.append(NGramScorer(ngram, ngram_weight))
         self.decoder = DecoderSteps(self.model) if self.attn_weight > 0 else None
 
     @torch.no_grad()
@@ -282,7 +272,7 @@ class BeamSearcher(torch.nn.Module):
         scorers = (*self.full_scorers, *self.partial_scorers)
         networks = [one.size for one in scorers if one.size is not None]
         if self.decoder is not None:
-            networks.append(_size([layer.multihead_attn.att for layer in self.decoder.layers]))
+            networks.append(size_of([layer.multihead_attn.att for layer in self.decoder.layers]))
         each, tree = 100 * frames + 100 * vocabulary + 40 * steps, 0
         encoder = 40 * vocabulary
         for layers, width, heads in networks:
@@ -379,19 +369,6 @@ class BeamSearcher(torch.nn.Module):
         while batch.active:
             batch.step()
         return batch.found
-
-
-def check_integer(name, value):
-    """Raises `InputError` unless a value is an integer from 1 on."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise InputError(f"{name} must be a positive integer, got {value!r}")
-
-
-def check_number(name, value, range_="finite", holds=lambda value: True):
-    """Raises `InputError` unless a value is a finite number for which `holds(value)` is true."""
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not is_number or not math.isfinite(value) or not holds(value):
-        raise InputError(f"{name} must be a number, {range_}, got {value!r}")
 
 
 class _Found(NamedTuple):
@@ -542,124 +519,6 @@ class _Batch:
             parents = parents[places]
         self.decoder = reordered(self.decoder, parents)
         self.states = reordered(self.states, parents)
-
-
-# A scorer's `size`, if it has attention over tokens, and the bytes of its other `state` for a
-# hypothesis are what `bytes_needed` asks for.
-
-
-class _CTC:
-    part, size, state = "ctc", None, 0
-
-    def __init__(self, scorer, weight):
-        if scorer.ctc_window_size != 0:
-            raise InputError(
-                f"ctc_window_size must be 0, the whole utterance, got {scorer.ctc_window_size}"
-            )
-        self.scorer, self.weight = scorer, weight
-
-    def start(self, encoded, lengths, beam_size, max_steps):
-        log_probs = self.scorer.softmax(self.scorer.ctc_fc(encoded).float())
-        indices = self.scorer.blank_index, self.scorer.eos_index
-        return {"ctc": CTCPrefixScorer(log_probs, lengths, beam_size, *indices), "prefixes": None}
-
-    def block(self, log_probs):
-        log_probs[:, self.scorer.blank_index] = IMPOSSIBLE
-
-    def step(self, tokens, state, candidates):
-        scores, prefixes = state["ctc"].step(tokens, state["prefixes"], candidates)
-        return scores, {**state, "prefixes": prefixes}
-
-
-class _LanguageModel:
-    part, size, state = "lm", None, 0
-
-    def __init__(self, scorer, weight):
-        self.scorer, self.weight = scorer, weight
-        self.steps = self.make_steps(scorer.lm)
-
-    def start(self, encoded, lengths, beam_size, max_steps):
-        self.scorer.lm.to(encoded.device)
-        return self.steps.start(len(lengths), beam_size, max_steps)
-
-    def block(self, log_probs):
-        pass
-
-    def step(self, tokens, state, candidates):
-        logits, state = self.steps.step(tokens, state)
-        return (logits.float() / self.scorer.temperature).log_softmax(-1), state
-
-
-class _TransformerLM(_LanguageModel):
-    make_steps = TransformerLMSteps
-
-    @property
-    def size(self):
-        return _size([layer.self_att.att for layer in self.steps.layers])
-
-
-class _RNNLM(_LanguageModel):
-    make_steps = RNNLMSteps
-
-    @property
-    def state(self):
-        rnn = self.steps.lm.rnn.rnn
-        return 64 * rnn.num_layers * rnn.hidden_size
-
-
-class _NGram:
-    part, size, state = "ngram", None, 64
-
-    def __init__(self, ngram, weight):
-        self.ngram, self.weight = ngram, weight
-
-    def start(self, encoded, lengths, beam_size, max_steps):
-        return self.ngram.to(encoded.device).initial_state(len(lengths) * beam_size)
-
-    def block(self, log_probs):
-        pass
-
-    def step(self, tokens, state, candidates):
-        return self.ngram.step(tokens, state)
-
-
-class _Length:
-    part, size, state = None, None, 0
-
-    def __init__(self, scorer, weight):
-        self.weight = weight
-
-    def start(self, encoded, lengths, beam_size, max_steps):
-        return None
-
-    def block(self, log_probs):
-        pass
-
-    def step(self, tokens, state, candidates):
-        return torch.ones((), device=tokens.device), state
-
-
-def _size(attentions):
-    """Layers, width and heads."""
-    return len(attentions), attentions[0].embed_dim, attentions[0].num_heads
-
-
-_SCORERS = {
-    CTCScorer: _CTC,
-    TransformerLMScorer: _TransformerLM,
-    RNNLMScorer: _RNNLM,
-    LengthScorer: _Length,
-}
-
-
-def _adapted(name, scorer, weight):
-    for theirs, ours in _SCORERS.items():
-        if isinstance(scorer, theirs):
-            return ours(scorer, weight)
-    raise InputError(
-        f"scorer {name} ({type(scorer).__name__}) is not supported: "
-        f"one of {', '.join(kind.__name__ for kind in _SCORERS)} is"
-    )
 
 
 def _topk(scores, count):

@@ -10,10 +10,9 @@ import math
 import torch
 from torch.nn import functional as F
 
-from summarymixing.decoding.beam import check_integer, check_number
 from summarymixing.decoding.hypotheses import BLANK, BOS, EOS, Hypothesis
 from summarymixing.decoding.ngram import NGram
-from summarymixing.errors import InputError
+from summarymixing.errors import InputError, check_integer, check_number
 from summarymixing.ops.padding import padding_mask
 
 logger = logging.getLogger(__name__)

@@ -3,11 +3,10 @@
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from summarymixing.decoding.beam import check_number
 from summarymixing.decoding.ctc import CTCPrefixBeamSearch, as_parameters
 from summarymixing.decoding.hypotheses import BOS, EOS, Hypothesis
 from summarymixing.decoding.lm import check_lm, load_lm
-from summarymixing.errors import InputError
+from summarymixing.errors import InputError, check_number
 
 # Numbers in the output of a network at a time: 128 MiB.
 _ROOM = 2**25

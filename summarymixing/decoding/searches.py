@@ -8,10 +8,11 @@ hypotheses with their scores.
 import torch
 from speechbrain.decoders import CTCScorer, ScorerBuilder, TransformerLMScorer
 
-from summarymixing.decoding.beam import BeamSearcher, check_integer, check_number
+from summarymixing.decoding.beam import BeamSearcher
 from summarymixing.decoding.hypotheses import BLANK, BOS, EOS
 from summarymixing.decoding.lm import check_lm, load_lm
 from summarymixing.decoding.ngram import NGram
+from summarymixing.errors import check_integer, check_number
 
 
 class CTCGreedySearch:

@@ -11,7 +11,7 @@ import torch
 
 from summarymixing.decoding.hypotheses import BLANK
 from summarymixing.decoding.searches import device_of
-from summarymixing.errors import InputError
+from summarymixing.errors import InputError, check_integer
 
 
 class TransducerGreedySearch:
@@ -38,7 +38,7 @@ class TransducerGreedySearch:
     """
 
     def __init__(self, max_symbols_per_frame=5):
-        _check_positive("max_symbols_per_frame", max_symbols_per_frame)
+        check_integer("max_symbols_per_frame", max_symbols_per_frame)
         self.max_symbols_per_frame = max_symbols_per_frame
 
     def __call__(self, modules, encoded, lengths):
@@ -138,8 +138,8 @@ class TransducerBeamSearch:
     """
 
     def __init__(self, beam_size=10, max_symbols_per_frame=5, margin=10.0):
-        _check_positive("beam_size", beam_size)
-        _check_positive("max_symbols_per_frame", max_symbols_per_frame)
+        check_integer("beam_size", beam_size)
+        check_integer("max_symbols_per_frame", max_symbols_per_frame)
         if not margin > 0:
             raise InputError(f"margin must be positive (.inf: none), got {margin}")
         self.beam_size = beam_size
@@ -260,8 +260,3 @@ def _where(rows, new, old):
 def _logaddexp(a, b):
     high, low = max(a, b), min(a, b)
     return high if low == -math.inf else high + math.log1p(math.exp(low - high))
-
-
-def _check_positive(name, value):
-    if not isinstance(value, int) or value < 1:
-        raise InputError(f"{name} must be a positive integer, got {value!r}")

@@ -5,7 +5,7 @@ from speechbrain.utils.dynamic_chunk_training import (
     DynChunkTrainConfigRandomSampler,
 )
 
-from summarymixing.errors import InputError
+from summarymixing.errors import InputError, check_integer
 
 
 class RandomChunks(DynChunkTrainConfigRandomSampler):
@@ -76,14 +76,14 @@ class RandomChunks(DynChunkTrainConfigRandomSampler):
 
 def _config(stage, chunk_size, left_context):
     if left_context is not None:
-        _check_integer(f"{stage}_left_context", left_context, 0)
+        check_integer(f"{stage}_left_context", left_context, 0)
     if chunk_size is None:
         if left_context is not None:
             raise InputError(
                 f"{stage}_left_context={left_context} counts chunks: give {stage}_chunk_size, too"
             )
         return None
-    _check_integer(f"{stage}_chunk_size", chunk_size, 1)
+    check_integer(f"{stage}_chunk_size", chunk_size, 1)
     return DynChunkTrainConfig(chunk_size, left_context)
 
 
@@ -93,12 +93,7 @@ def _check_probability(name, value):
 
 
 def _check_range(name, low, high, least):
-    _check_integer(f"{name}_min", low, least)
-    _check_integer(f"{name}_max", high, least)
+    check_integer(f"{name}_min", low, least)
+    check_integer(f"{name}_max", high, least)
     if low > high:
         raise InputError(f"{name}_min={low} must not be above {name}_max={high}")
-
-
-def _check_integer(name, value, least):
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise InputError(f"{name} must be an integer of at least {least}, got {value!r}")

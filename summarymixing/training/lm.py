@@ -21,7 +21,7 @@ from torch.utils.data import Dataset
 from summarymixing.dataio import tokenizer as tokenizers
 from summarymixing.dataio.text_lines import TextLines
 from summarymixing.decoding.hypotheses import BLANK
-from summarymixing.errors import InputError, said_in_one_line
+from summarymixing.errors import InputError, check_integer, said_in_one_line
 from summarymixing.files import write_whole
 from summarymixing.machine import versions
 from summarymixing.ops.padding import absolute_lengths
@@ -253,8 +253,7 @@ def _check(path, hparams):
         if name not in hparams["model"]["modules"]:
             raise InputError(f"{path}: the model has no {name}, which LMBrain trains")
     for key in ("batch_bytes", "max_tokens", "valid_batch_size"):
-        if not isinstance(hparams[key], int) or hparams[key] < 1:
-            raise InputError(f"{key} must be a positive integer, got {hparams[key]!r}")
+        check_integer(key, hparams[key])
     if not 0 <= hparams["label_smoothing"] < 1:
         raise InputError(f"label_smoothing must be in [0, 1), got {hparams['label_smoothing']}")
 

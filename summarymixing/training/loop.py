@@ -12,7 +12,7 @@ from speechbrain.utils.distributed import if_main_process, main_process_only
 from speechbrain.utils.seed import seed_everything
 from torch.nn.parallel import DistributedDataParallel
 
-from summarymixing.errors import InputError
+from summarymixing.errors import InputError, check_integer
 from summarymixing.files import write_whole
 from summarymixing.training import curves, data
 from summarymixing.training.batches import Batches
@@ -106,8 +106,7 @@ class TrainingBrain(sb.Brain):
         metric, count = self.hparams.avg_metric, self.hparams.avg_checkpoints
         if metric not in AVERAGED_BY:
             raise InputError(f"avg_metric must be one of {', '.join(AVERAGED_BY)}, got {metric!r}")
-        if not isinstance(count, int) or count < 1:
-            raise InputError(f"avg_checkpoints must be a positive integer, got {count!r}")
+        check_integer("avg_checkpoints", count)
         if metric == "ACC" and not self.has_accuracy:
             raise InputError("avg_metric: ACC is that of an attention decoder; use WER or loss")
         if self.hparams.tensorboard and importlib.util.find_spec("tensorboard") is None:
