@@ -487,7 +487,10 @@ class _Batch:
                 # scores are lost there if they are the very sums that the search goes on with.
                 again = scores[row]
                 if not self.searcher.length_normalization:
-                    again = [-math.inf if i in ended[row] else x for i, x in enumerate(again)]
+                    again = [
+                        -math.inf if place in ended[row] else score
+                        for place, score in enumerate(again)
+                    ]
                 self._keep(row, range(self.beam), ended[row], again)
             if len(self.found[i]) < self.beam:
                 staying.append(row)
