@@ -27,6 +27,7 @@ from summarymixing.errors import InputError, said_in_one_line
 from summarymixing.files import write_whole
 from summarymixing.inference import load
 from summarymixing.inference.formats import ONE_RECORDING, SUFFIXES, WRITERS
+from summarymixing.inference.segments import PAUSE_SECONDS
 from summarymixing.inference.transcribe import SEGMENT_SECONDS, transcribe
 
 # What is taken from a folder; files named by themselves may have any.
@@ -61,8 +62,15 @@ def arguments(argv):
         type=lambda text: None if text == "whole" else float(text),
         default=SEGMENT_SECONDS,
         metavar="N|whole",
-        help="longer recordings are cut where they are quiet into pieces of at most so many "
-        "seconds, or taken as a whole (default: %(default)s)",
+        help="longer recordings are cut at their pauses into pieces of at most so many seconds, "
+        "or taken as a whole (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--pause_seconds",
+        type=float,
+        default=PAUSE_SECONDS,
+        metavar="N",
+        help="the shortest pause that is cut (default: %(default)s)",
     )
     parser.add_argument(
         "--search",
@@ -168,7 +176,13 @@ def run(options):
         if pipe in paths:
             with open(pipe, "wb") as file:
                 shutil.copyfileobj(sys.stdin.buffer, file)
-        results = transcribe(recogniser, paths, options.batch_seconds, options.segment_seconds)
+        results = transcribe(
+            recogniser,
+            paths,
+            options.batch_seconds,
+            options.segment_seconds,
+            options.pause_seconds,
+        )
         return work(results, len(paths), found, WRITERS[format], places, pipe)
 
 

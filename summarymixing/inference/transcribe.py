@@ -10,7 +10,7 @@ from summarymixing.dataio import audio
 from summarymixing.errors import InputError
 from summarymixing.inference import long
 from summarymixing.inference.alignment import Word, align, alone, words_of
-from summarymixing.inference.segments import cut
+from summarymixing.inference.segments import PAUSE_SECONDS, cut
 from summarymixing.inference.streaming import frame_seconds
 
 # Files that are sorted by length before they are put into batches.
@@ -42,11 +42,17 @@ class Result:
 
 
 @torch.no_grad()
-def transcribe(recogniser, paths, batch_seconds=120.0, segment_seconds=SEGMENT_SECONDS):
+def transcribe(
+    recogniser,
+    paths,
+    batch_seconds=120.0,
+    segment_seconds=SEGMENT_SECONDS,
+    pause_seconds=PAUSE_SECONDS,
+):
     """Transcribes audio files of any format, sample rate, number of channels and length.
 
     The search is greedy, and a file's text is the same alone and in any batch. What is longer than
-    `segment_seconds` is cut where it is quiet, unless that is None: then a recording is encoded in
+    `segment_seconds` is cut at its pauses, unless that is None: then a recording is encoded in
     one offline pass, whose memory is that of its features where the model allows it
     (`summarymixing.inference.long.encodes_in_blocks`).
 
@@ -58,7 +64,10 @@ def transcribe(recogniser, paths, batch_seconds=120.0, segment_seconds=SEGMENT_S
     batch_seconds : float
         Of audio in a batch, padding included; what is longer is a batch by itself.
     segment_seconds : float, optional
-        The longest piece of a recording. As long as the longest utterances in training is best.
+        The longest piece of a recording, and the longest recording that is one piece.
+    pause_seconds : float
+        The shortest pause that is cut. A model that was trained on long utterances may hear better
+        in longer pieces.
 
     Yields
     ------
@@ -69,7 +78,7 @@ def transcribe(recogniser, paths, batch_seconds=120.0, segment_seconds=SEGMENT_S
     ------
     InputError
         For a `batch_seconds` that is not positive, or too much for the memory, and for a
-        `segment_seconds` below 1.
+        `segment_seconds` below 1 and a `pause_seconds` that is not positive.
 
     Example
     -------
@@ -81,7 +90,9 @@ def transcribe(recogniser, paths, batch_seconds=120.0, segment_seconds=SEGMENT_S
         raise InputError(f"batch_seconds must be positive, got {batch_seconds}")
     if segment_seconds is not None and not segment_seconds >= 1:
         raise InputError(f"segment_seconds must be at least 1, or None, got {segment_seconds}")
-    work = _Transcriber(recogniser, batch_seconds, segment_seconds)
+    if not pause_seconds > 0:
+        raise InputError(f"pause_seconds must be positive, got {pause_seconds}")
+    work = _Transcriber(recogniser, batch_seconds, segment_seconds, pause_seconds)
     paths = iter(paths)
     while window := list(itertools.islice(paths, _WINDOW)):
         yield from _in_order(work, window)
@@ -116,10 +127,11 @@ def _batches(durations, seconds, longest):
 
 
 class _Transcriber:
-    def __init__(self, recogniser, batch_seconds, segment_seconds):
+    def __init__(self, recogniser, batch_seconds, segment_seconds, pause_seconds):
         self.recogniser = recogniser
         self.batch_seconds = batch_seconds
         self.segment_seconds = segment_seconds
+        self.pause_seconds = pause_seconds
         self.frame_seconds = frame_seconds(recogniser)
         in_blocks = long.encodes_in_blocks(recogniser)
         self.longest = long.BLOCK * self.frame_seconds if in_blocks else float("inf")
@@ -171,7 +183,8 @@ class _Transcriber:
     def _cut(self, samples):
         if self.segment_seconds is None:
             return [(0, len(samples))]
-        return cut(samples, self.recogniser.sample_rate, self.segment_seconds)
+        rate = self.recogniser.sample_rate
+        return cut(samples, rate, self.segment_seconds, self.pause_seconds)
 
     def _tokens(self, waveforms):
         """The tokens of each waveform."""

@@ -20,11 +20,35 @@ def _with_pauses(noise, *pauses, seconds=20):
 
 
 def test_cuts_are_in_the_pauses(noise):
+    pieces = cut(_with_pauses(noise, 2, 5, 10.5, 15.5), RATE, 8)
+    assert [start for start, _ in pieces][1:] == pytest.approx(
+        [2 * RATE, 5 * RATE, 10.5 * RATE, 15.5 * RATE], abs=0.02 * RATE
+    )
+
+
+def test_cuts_without_pauses_are_where_it_is_quiet(noise):
     # 5 is after the last third of the first piece only; 15.5 is the only one before 18.
-    pieces = cut(_with_pauses(noise, 5, 10.5, 15.5), RATE, 8)
+    pieces = cut(_with_pauses(noise, 5, 10.5, 15.5), RATE, 8, pause=0.6)
     assert [start for start, _ in pieces][1:] == pytest.approx(
         [5 * RATE, 10.5 * RATE, 15.5 * RATE], abs=0.1 * RATE
     )
+
+
+def test_pauses_are_relative_to_what_is_around(noise):
+    samples = _with_pauses(noise, 3, 6, 16)
+    samples[5 * RATE : 7 * RATE] += 0.02 * torch.randn(2 * RATE)  # hardly quieter than the rest
+    samples[10 * RATE :] *= 0.003  # 50 dB
+    starts = [start / RATE for start, _ in cut(samples, RATE, 19)]
+    # The third: what follows a loud voice is quiet beside it for some seconds.
+    assert starts == pytest.approx([0, 3, 11.5, 16], abs=0.6)
+
+
+def test_what_is_short_stays_whole(noise):
+    samples = _with_pauses(noise, 2, 5, seconds=8)
+    assert cut(samples, RATE, 8) == [(0, 8 * RATE)]
+    assert len(cut(samples, RATE, 7.9)) == 3
+    # Half a second at least: of these pauses the second is too near to the first.
+    assert len(cut(_with_pauses(noise, 2, 2.4, 5, 7.7, seconds=8), RATE, 7.9)) == 3
 
 
 @pytest.mark.parametrize("samples", (1, 15999, 16000, 16001, 47777, 320000))
@@ -37,6 +61,12 @@ def test_pieces_are_the_recording(noise, samples, longest, silent):
     assert all(end == start for (_, end), (start, _) in zip(pieces, pieces[1:]))
     assert all(0 < end - start <= longest * RATE for start, end in pieces)
     assert all(end - start >= longest * RATE / 3 for start, end in pieces[:-1])
+
+
+@pytest.mark.parametrize("arguments", ((0.9,), (float("nan"),), (5, 0), (5, float("nan"))))
+def test_bad_lengths(arguments):
+    with pytest.raises(InputError, match="second"):
+        cut(torch.zeros(10), RATE, *arguments)
 
 
 def test_pieces_are_transcribed_as_files_of_their_own(make_recogniser, noise, tmp_path):
