@@ -6,6 +6,7 @@ words only, and take one utterance after the other.
 
 import logging
 import math
+from functools import lru_cache
 
 import torch
 from torch.nn import functional as F
@@ -75,7 +76,7 @@ class CTCPrefixBeamSearch:
         self.ngram_file = ngram_file
         self.ngram_weight = ngram_weight
         self.length_bonus = length_bonus
-        self._ngram = None
+        self._read_ngram = lru_cache(1)(NGram.read)  # when first needed, or another one
 
     def __call__(self, modules, encoded, lengths):
         """encoded (batch, time, d_model), lengths (batch,) in frames → list of lists of int."""
@@ -139,9 +140,7 @@ class CTCPrefixBeamSearch:
     def _model(self, log_probs):
         if self.ngram_file is None or self.ngram_weight == 0:
             return None
-        if self._ngram is None:
-            self._ngram = NGram.read(self.ngram_file, log_probs.shape[-1])
-        return self._ngram.to(log_probs.device)
+        return self._read_ngram(self.ngram_file, log_probs.shape[-1]).to(log_probs.device)
 
     def _search(self, log_probs, lengths, ngram):
         """Token lists, n-gram scores (batch, beam) and what of the beam is there (batch, beam)."""

@@ -1,5 +1,7 @@
 """Two passes: hypotheses from the CTC head, one choice by the attention decoder."""
 
+from functools import lru_cache
+
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
@@ -83,7 +85,7 @@ class RescoredCTCSearch:
         self.lm = lm
         self.lm_file = lm_file
         self.lm_weight = lm_weight
-        self._lm = None
+        self._load_lm = lru_cache(1)(_lm_of_tokens)  # when first needed, or another one
 
     def __call__(self, modules, encoded, lengths):
         """encoded (batch, time, d_model), lengths (batch,) in frames → list of lists of int."""
@@ -110,29 +112,23 @@ class RescoredCTCSearch:
         """
         first = self.first_pass.nbest(modules, encoded, lengths)
         encoded = as_parameters(encoded, modules["seq_lin"])
-        if self.lm_file is not None and self._lm is None:
-            lm = load_lm(self.lm, self.lm_file, encoded.device)
-            known = lm(torch.tensor([[BOS]], device=encoded.device)).shape[-1]
+        lm = None
+        if self.lm_file is not None:
             tokens = modules["ctc_lin"](encoded[:1, :1]).shape[-1]
-            if known != tokens:
-                raise InputError(
-                    f"lm_file={self.lm_file} is of {known} tokens, but the model has {tokens}: "
-                    "it was trained with another tokenizer"
-                )
-            self._lm = lm
+            lm = self._load_lm(self.lm, self.lm_file, encoded.device, tokens)
         return [
-            self._rescored(modules, frames[:length], hypotheses)
+            self._rescored(modules, lm, frames[:length], hypotheses)
             for frames, length, hypotheses in zip(encoded, lengths.tolist(), first)
         ]
 
-    def _rescored(self, modules, frames, hypotheses):
+    def _rescored(self, modules, lm, frames, hypotheses):
         # Nothing for the decoder to look at, or nothing that it could.
         if not len(frames) or not hypotheses[0].complete:
             return hypotheses
         sequences = [hypothesis.tokens for hypothesis in hypotheses]
         parts = {"attention": attention_log_probability(modules, frames, sequences).tolist()}
-        if self._lm is not None:
-            parts["lm"] = log_probability(self._lm, sequences, frames.device).tolist()
+        if lm is not None:
+            parts["lm"] = log_probability(lm, sequences, frames.device).tolist()
         found = []
         for i, hypothesis in enumerate(hypotheses):
             more = {name: values[i] for name, values in parts.items()}
@@ -143,6 +139,18 @@ class RescoredCTCSearch:
             score += self.length_bonus * len(hypothesis.tokens)
             found.append(Hypothesis(hypothesis.tokens, score, known))
         return sorted(found, key=lambda hypothesis: -hypothesis.score)
+
+
+def _lm_of_tokens(lm, lm_file, device, tokens):
+    """The language model, if it has as many tokens."""
+    model = load_lm(lm, lm_file, device)
+    known = model(torch.tensor([[BOS]], device=device)).shape[-1]
+    if known != tokens:
+        raise InputError(
+            f"lm_file={lm_file} is of {known} tokens, but the model has {tokens}: "
+            "it was trained with another tokenizer"
+        )
+    return model
 
 
 def attention_log_probability(modules, frames, hypotheses):

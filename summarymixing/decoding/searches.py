@@ -5,6 +5,8 @@ A search is built from numbers in YAML and called with the model's modules:
 hypotheses with their scores.
 """
 
+from functools import lru_cache
+
 import torch
 from speechbrain.decoders import CTCScorer, ScorerBuilder, TransformerLMScorer
 
@@ -153,7 +155,8 @@ class JointBeamSearch:
         self.ngram_weight = ngram_weight
         self.max_bytes = max_bytes
         self._check()
-        self._loaded = {}
+        # Read when they are first needed, and others when the settings are.
+        self._load_lm, self._read_ngram = (lru_cache(1)(load) for load in (load_lm, NGram.read))
 
     def _check(self):
         check_integer("beam_size", self.beam_size)
@@ -189,30 +192,18 @@ class JointBeamSearch:
         """
         return self._build(modules, encoded.device).nbest(encoded, lengths)
 
-    def _kept(self, key, load):
-        """What `load` gives, read once for as long as `key` is the same."""
-        if self._loaded.get(key[0], (None,))[0] != key:
-            self._loaded[key[0]] = key, load()
-        return self._loaded[key[0]][1]
-
     def _build(self, modules, device):
         """A searcher, which costs nothing: settings and modules may be others at every call."""
         self._check()
         scorers, weights = [], {}
         if self.lm_file is not None:
-            lm = self._kept(
-                ("lm", self.lm, self.lm_file), lambda: load_lm(self.lm, self.lm_file, device)
-            )
+            lm = self._load_lm(self.lm, self.lm_file, device)
             scorers.append(TransformerLMScorer(lm, temperature=self.lm_temperature))
             weights["transformerlm"] = self.lm_weight
         ngram = None
         # The logarithm of zero is among its scores, which a weight of 0 would make NaN.
         if self.ngram_file is not None and self.ngram_weight:
-            vocabulary = modules["seq_lin"].w.out_features
-            ngram = self._kept(
-                ("ngram", self.ngram_file, vocabulary),
-                lambda: NGram.read(self.ngram_file, vocabulary),
-            )
+            ngram = self._read_ngram(self.ngram_file, modules["seq_lin"].w.out_features)
         if self.ctc_weight > 0:
             scorers.append(CTCScorer(modules["ctc_lin"], blank_index=BLANK, eos_index=EOS))
             weights["ctc"] = self.ctc_weight

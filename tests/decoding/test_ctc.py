@@ -204,6 +204,19 @@ def test_an_n_gram_file_of_another_tokenizer(ngram_file):
         CTCPrefixBeamSearch(2, ngram_file)(MODULES, torch.rand(1, 3, 4), torch.tensor([3]))
 
 
+def test_an_n_gram_file_is_read_once_and_another_at_once(ngram_file, tmp_path):
+    x, length = logits(6, seed=2), torch.tensor([6])
+    path = tmp_path / "tokens.arpa"
+    path.write_text("".join(arpa_lines(estimate([[4, 3, 4]], 2, VOCABULARY))))
+    search = CTCPrefixBeamSearch(30, str(path))
+    first = search.nbest(MODULES, x, length)
+    path.unlink()
+    assert search.nbest(MODULES, x, length) == first
+    search.ngram_file = ngram_file
+    other = search.nbest(MODULES, x, length)
+    assert other == CTCPrefixBeamSearch(30, ngram_file).nbest(MODULES, x, length) != first
+
+
 def test_no_ngram_file():
     search = CTCPrefixBeamSearch(ngram_file="nowhere")
     with pytest.raises(InputError, match="n-gram file nowhere: No such file"):

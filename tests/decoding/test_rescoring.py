@@ -163,6 +163,19 @@ def test_a_language_model_of_another_vocabulary(modules, batch, tmp_path, vocabu
             search(modules, *batch)
 
 
+def test_a_language_model_is_read_once_and_another_at_once(modules, batch, tmp_path):
+    paths = [tmp_path / name for name in ("a.pt", "b.pt")]
+    for path in paths:
+        torch.save(randomise(build_lm()).state_dict(), path)
+    search = RescoredCTCSearch(3, lm=build_lm, lm_file=str(paths[0]), lm_weight=0.5)
+    first = search.nbest(modules, *batch)
+    paths[0].unlink()
+    assert search.nbest(modules, *batch) == first
+    search.lm_file = str(paths[1])
+    expected = RescoredCTCSearch(3, lm=build_lm, lm_file=str(paths[1]), lm_weight=0.5)
+    assert search.nbest(modules, *batch) == expected.nbest(modules, *batch) != first
+
+
 def test_lengths_that_are_not_those_of_the_frames(modules, batch):
     with pytest.raises(InputError, match="lengths must be 5 integers from 0 to 7 frames, got "):
         RescoredCTCSearch(2)(modules, batch[0], batch[1] + 1)
