@@ -9,6 +9,7 @@ import traceback
 import ruamel.yaml
 import speechbrain as sb
 from hyperpyyaml import load_hyperpyyaml, resolve_references
+from hyperpyyaml.core import recursive_update
 from speechbrain.utils.run_opts import RunOptions
 
 from summarymixing.errors import InputError
@@ -23,7 +24,7 @@ MAY_CHANGE = (
     "test_beam_size test_ctc_weight temperature lm_file lm_weight ngram_order ngram_file "
     "ngram_weight avg_checkpoints avg_metric "
     "max_symbols_per_frame valid_chunk_size valid_left_context test_chunk_size test_left_context "
-    "train_text valid_text test_text batch_bytes"
+    "train_text valid_text test_text batch_bytes variant variants"
 ).split()
 # Keys that recipes were given later, and what they were without them.
 CAME_LATER = {"decoder_mixer": "attention", "norm_type": "global"}
@@ -56,9 +57,11 @@ def load(path, overrides="", optional=()):
     Arguments
     ---------
     path : str
-        A HyperPyYAML file.
+        A HyperPyYAML file. The values of its variants, if it has any, replace its own: see
+        `with_variants`.
     overrides : str or dict
-        YAML that replaces values of the file, as SpeechBrain makes it from the command line.
+        YAML that replaces values of the file and of its variants, as SpeechBrain makes it from the
+        command line.
     optional : list of str
         Keys that the overrides may have although the file has not.
 
@@ -82,7 +85,7 @@ def load(path, overrides="", optional=()):
     ...     load(file.name, "width: 8")
     {'width': 8, 'copy': 8}
     """
-    overrides = read_overrides(overrides)
+    overrides = with_variants(path, overrides)
     check_keys(path, overrides, optional)
     try:
         with open(path, encoding="utf-8") as file:
@@ -109,7 +112,7 @@ def check_complete(path, hparams, required, optional):
             raise InputError(f"{path}: the key {key!r} is missing")
     with open(path, encoding="utf-8") as file:
         text = file.read()
-    known = {*required, *optional, *RunOptions().as_dict()}
+    known = {*required, *optional, "variants", "variant", *RunOptions().as_dict()}
     for key, value in hparams.items():
         built = not isinstance(value, (str, int, float, list, type(None)))
         if key not in known and not built and f"<{key}>" not in text:
@@ -152,7 +155,114 @@ def check_same_experiment(path, overrides, output_folder):
 def resolved(path, overrides):
     """The text of a recipe with its includes, references and overrides in place."""
     with open(path, encoding="utf-8") as file:
-        return resolve_references(file, read_overrides(overrides), False).getvalue()
+        return resolve_references(file, with_variants(path, overrides), False).getvalue()
+
+
+def with_variants(path, overrides=""):
+    """The overrides of a recipe with those of its variants, which give way to them.
+
+    A recipe names folders of variants, relative to its own place, and those it has by default:
+
+        variants: [../../../hparams/variants, variants]
+        variant: conformer,summarymixing
+
+    Each name stands for its files in these folders, NAME.yaml, and NAME.KIND.yaml for recipes whose
+    `model:` includes KIND.yaml: plain values for keys that the recipe has. They are applied from
+    left to right. What is resolved has `variants: null`: its variants are applied.
+
+    Arguments
+    ---------
+    path : str
+        The recipe.
+    overrides : str or dict
+        `variant` in it replaces the recipe's.
+
+    Returns
+    -------
+    dict
+
+    Raises
+    ------
+    InputError
+        For a name that has no file, a malformed file, a key in one that the recipe has not.
+
+    Example
+    -------
+    >>> import os, tempfile
+    >>> folder = tempfile.mkdtemp()
+    >>> def write(name, text):
+    ...     with open(os.path.join(folder, name), "w") as file:
+    ...         _ = file.write(text)
+    >>> write("recipe.yaml", "variants: [.]\\nvariant: wide\\nwidth: 4\\ndepth: 2\\n")
+    >>> write("wide.yaml", "width: 8\\ndepth: 1\\n")
+    >>> with_variants(os.path.join(folder, "recipe.yaml"), "depth: 3")
+    {'width': 8, 'depth': 3, 'variants': None}
+    """
+    overrides = read_overrides(overrides)
+    top = _compose(path)
+    if "variants" not in top:
+        return overrides
+    if "variants" not in overrides and str(top["variants"].tag).endswith(":null"):
+        if "variant" in overrides:
+            raise InputError(f"{path}: its variants are applied already; give its recipe instead")
+        return overrides
+    files = _variants(path, top, overrides)
+    names = overrides.get("variant", top["variant"].value if "variant" in top else "")
+    merged = {}
+    for name in _names(names):
+        if name not in files:
+            close = difflib.get_close_matches(name, files, 1)
+            hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(files)}"
+            raise InputError(f"variant: there is no {name!r} for {path}; {hint}")
+        for file in files[name]:
+            _must_know(_compose(file), top, os.path.relpath(file), path)
+            with open(file, encoding="utf-8") as stream:
+                try:
+                    recursive_update(merged, ruamel.yaml.YAML(typ="safe", pure=True).load(stream))
+                except ruamel.yaml.error.YAMLError as error:
+                    raise InputError(f"{file}: {_explain(error)}") from error
+    recursive_update(merged, overrides)
+    return merged | {"variants": None}
+
+
+def variants(path):
+    """The names of the variants that a recipe has, in alphabetical order.
+
+    Arguments
+    ---------
+    path : str
+
+    Returns
+    -------
+    list of str
+    """
+    return list(_variants(path, _compose(path), {}))
+
+
+def _variants(path, top, overrides):
+    """The files of each variant, in the order in which they are applied."""
+    folders = overrides.get("variants") or [node.value for node in top["variants"].value]
+    kind = re.fullmatch(
+        r"!include:(?:.*/)?([^/]+)\.yaml", str(getattr(top.get("model"), "tag", ""))
+    )
+    found = {}
+    for folder in [folders] if isinstance(folders, str) else folders:
+        folder = os.path.join(os.path.dirname(os.path.abspath(path)), folder)
+        if not os.path.isdir(folder):
+            raise InputError(f"{path}: variants: there is no folder {os.path.relpath(folder)}")
+        for file in sorted(os.listdir(folder), key=lambda name: name.count(".")):
+            name, *of_kind = file.removesuffix(".yaml").split(".")
+            if file.endswith(".yaml") and (not of_kind or kind and of_kind == [kind[1]]):
+                found.setdefault(name, []).append(os.path.join(folder, file))
+    return dict(sorted(found.items()))
+
+
+def _names(text):
+    if text is None or text == "":
+        return []
+    if not isinstance(text, str):
+        raise InputError(f"variant: names with commas between them are expected, got {text!r}")
+    return [name.strip() for name in text.split(",")]
 
 
 def _flat(tree, prefix=""):

@@ -41,3 +41,109 @@ def test_a_run_of_before_a_key_was_there_goes_on(recipe, tmp_path):
     config.check_same_experiment(recipe, {}, tmp_path)
     with pytest.raises(InputError, match="decoder_mixer was attention and is none now"):
         config.check_same_experiment(recipe, {"model": {"decoder_mixer": "none"}}, tmp_path)
+
+
+# Variants
+
+
+@pytest.fixture
+def grid(tmp_path):
+    """A recipe with variants, its own and those that it shares."""
+    for name, text in {
+        "recipes/recipe.yaml": """
+variants: [../shared, own]
+variant: tall
+output_folder: !ref results/<variant>
+width: 1
+height: 2
+layers: !ref <height> * 2
+model: !include:../whole.yaml
+  width: !ref <width>
+  heads: 1
+""",
+        "whole.yaml": "width: !PLACEHOLDER\nheads: 2\n",
+        "shared/tall.yaml": "height: 20\nwidth: 5",
+        "shared/wide.yaml": "width: 10",
+        "shared/wide.whole.yaml": "width: 11",
+        "shared/wide.part.yaml": "nothing: knows this",
+        "shared/heads.yaml": "model: {heads: 4}",
+        "shared/of_parts.part.yaml": "nothing: knows this",
+        "recipes/own/tall.yaml": "height: 30",
+    }.items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return tmp_path / "recipes" / "recipe.yaml"
+
+
+def _sizes(path, overrides=""):
+    loaded = config.load(str(path), overrides)
+    return loaded["width"], loaded["height"], loaded["layers"], loaded["model"]["width"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        ({}, (5, 30, 60, 5)),  # the default; the recipe's own file after the shared one
+        ({"variant": "wide"}, (11, 2, 4, 11)),  # that of the model's kind after the general one
+        ({"variant": "wide,tall"}, (5, 30, 60, 5)),
+        ({"variant": "tall, wide"}, (11, 30, 60, 11)),
+        ({"variant": "tall,wide", "width": 7}, (7, 30, 60, 7)),
+        ({"variant": None}, (1, 2, 4, 1)),
+        ("variant: tall,wide\nheight: 3", (11, 3, 6, 11)),
+    ],
+)
+def test_variants(grid, overrides, expected):
+    assert _sizes(grid, overrides) == expected
+
+
+def test_variants_reach_into_what_is_included(grid):
+    loaded = config.load(str(grid), {"variant": "heads,wide", "model": {"width": 3}})
+    assert loaded["model"] == {"heads": 4, "width": 3}
+    assert loaded["output_folder"] == "results/heads,wide"
+    assert config.variants(grid) == ["heads", "tall", "wide"]
+
+
+def test_resolved_text_has_its_variants_applied(grid, tmp_path):
+    saved = tmp_path / "elsewhere" / "hyperparams.yaml"
+    saved.parent.mkdir()
+    saved.write_text(config.resolved(grid, {"variant": "tall,wide"}))
+    assert _sizes(saved) == (11, 30, 60, 11)
+    assert config.load(str(saved))["variant"] == "tall,wide"
+    with pytest.raises(InputError, match="its variants are applied already"):
+        config.load(str(saved), {"variant": "wide"})
+
+
+def test_variants_are_part_of_the_experiment_by_their_values(grid, tmp_path):
+    (tmp_path / "save" / "CKPT+now").mkdir(parents=True)
+    (tmp_path / "hyperparams.yaml").write_text(config.resolved(grid, {"variant": "tall,wide"}))
+    config.check_same_experiment(grid, {"variant": "wide,tall", "width": 11}, tmp_path)
+    with pytest.raises(InputError, match="different experiment: height was 30 and is 2 now"):
+        config.check_same_experiment(grid, {"variant": "wide"}, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"variant": "wde"}, "variant: there is no 'wde' for .*did you mean wide"),
+        ({"variant": "wide,"}, "variant: there is no '' for .*there are heads, tall, wide"),
+        ({"variant": "of_parts"}, "there is no 'of_parts'"),
+        ({"variant": 3}, "names with commas between them are expected, got 3"),
+        ({"variant": "broken"}, "broken.yaml.*line"),
+        ({"variant": "typo"}, "typo.yaml: no key 'widht' in .*did you mean width"),
+        ({"variants": "gone"}, "there is no folder .*gone"),
+    ],
+)
+def test_mistakes_in_variants(grid, overrides, message):
+    if overrides.get("variant") == "broken":
+        (grid.parent / "own" / "broken.yaml").write_text("a: [1")
+    if overrides.get("variant") == "typo":
+        (grid.parent / "own" / "typo.yaml").write_text("widht: 3")
+    with pytest.raises(InputError, match=message) as caught:
+        config.load(str(grid), overrides)
+    assert "\n" not in str(caught.value)
+
+
+def test_variants_of_a_recipe_without_any(recipe):
+    with pytest.raises(InputError, match="no key 'variant'"):
+        config.load(str(recipe), {"variant": "wide"})
