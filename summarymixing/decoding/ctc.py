@@ -11,7 +11,7 @@ from functools import lru_cache
 import torch
 from torch.nn import functional as F
 
-from summarymixing.decoding.hypotheses import BLANK, BOS, EOS, Hypothesis
+from summarymixing.decoding.hypotheses import BLANK, BOS, EOS, Hypothesis, NBestSearch
 from summarymixing.decoding.ngram import NGram
 from summarymixing.errors import InputError, check_integer, check_number
 from summarymixing.ops.padding import padding_mask
@@ -24,7 +24,7 @@ _CANDIDATES = 40
 _MULTIPLIER = 6364136223846793005
 
 
-class CTCPrefixBeamSearch:
+class CTCPrefixBeamSearch(NBestSearch):
     """The most probable token sequences of the CTC head, each with all of its alignments.
 
     In every frame a hypothesis stays or grows by one token; hypotheses with the same tokens are
@@ -77,10 +77,6 @@ class CTCPrefixBeamSearch:
         self.ngram_weight = ngram_weight
         self.length_bonus = length_bonus
         self._read_ngram = lru_cache(1)(NGram.read)  # when first needed, or another one
-
-    def __call__(self, modules, encoded, lengths):
-        """encoded (batch, time, d_model), lengths (batch,) in frames → list of lists of int."""
-        return [found[0].tokens for found in self.nbest(modules, encoded, lengths)]
 
     @torch.no_grad()
     def nbest(self, modules, encoded, lengths):

@@ -32,3 +32,20 @@ class Hypothesis(NamedTuple):
     score: float
     parts: dict
     complete: bool = True
+
+
+class NBestSearch:
+    """A search that has `nbest`: called, it gives the tokens of each utterance's best hypothesis.
+
+    Example
+    -------
+    >>> class Silence(NBestSearch):
+    ...     def nbest(self, modules, encoded, lengths):
+    ...         return [[Hypothesis([], 0.0, {})] for _ in lengths]
+    >>> Silence()({}, None, [7, 4])
+    [[], []]
+    """
+
+    def __call__(self, modules, encoded, lengths):
+        """encoded (batch, time, d_model), lengths (batch,) in frames → list of lists of int."""
+        return [found[0].tokens for found in self.nbest(modules, encoded, lengths)]

@@ -6,7 +6,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from summarymixing.decoding.ctc import CTCPrefixBeamSearch, as_parameters
-from summarymixing.decoding.hypotheses import BOS, EOS, Hypothesis
+from summarymixing.decoding.hypotheses import BOS, EOS, Hypothesis, NBestSearch
 from summarymixing.decoding.lm import check_lm, load_lm
 from summarymixing.errors import InputError, check_number
 
@@ -14,7 +14,7 @@ from summarymixing.errors import InputError, check_number
 _ROOM = 2**25
 
 
-class RescoredCTCSearch:
+class RescoredCTCSearch(NBestSearch):
     """The best hypotheses of the CTC head, scored once more by the attention decoder.
 
     `CTCPrefixBeamSearch` finds them, and the decoder reads each as a whole, with its known tokens
@@ -86,10 +86,6 @@ class RescoredCTCSearch:
         self.lm_file = lm_file
         self.lm_weight = lm_weight
         self._load_lm = lru_cache(1)(_lm_of_tokens)  # when first needed, or another one
-
-    def __call__(self, modules, encoded, lengths):
-        """encoded (batch, time, d_model), lengths (batch,) in frames → list of lists of int."""
-        return [found[0].tokens for found in self.nbest(modules, encoded, lengths)]
 
     @torch.no_grad()
     def nbest(self, modules, encoded, lengths):

@@ -11,7 +11,7 @@ import torch
 from speechbrain.decoders import CTCScorer, ScorerBuilder, TransformerLMScorer
 
 from summarymixing.decoding.beam import BeamSearcher
-from summarymixing.decoding.hypotheses import BLANK, BOS, EOS
+from summarymixing.decoding.hypotheses import BLANK, BOS, EOS, NBestSearch
 from summarymixing.decoding.lm import check_lm, load_lm
 from summarymixing.decoding.ngram import NGram
 from summarymixing.errors import check_integer, check_number
@@ -79,7 +79,7 @@ class CTCGreedySearch:
         return tokens, frames, {"last": known.gather(1, lengths.unsqueeze(1)).squeeze(1)}
 
 
-class JointBeamSearch:
+class JointBeamSearch(NBestSearch):
     """SpeechBrain's joint CTC/attention beam search, with a language model if there is one.
 
     The search is `BeamSearcher`: for each utterance, whatever the batch, the hypotheses are those
@@ -168,10 +168,6 @@ class JointBeamSearch:
             check_number(name, getattr(self, name))
         if self.max_bytes is not None:
             check_number("max_bytes", self.max_bytes, "positive", lambda x: x > 0)
-
-    def __call__(self, modules, encoded, lengths):
-        """encoded (batch, time, d_model), lengths (batch,) in frames → list of lists of int."""
-        return [found[0].tokens for found in self.nbest(modules, encoded, lengths)]
 
     def nbest(self, modules, encoded, lengths):
         """The hypotheses of each utterance, the best first; see `BeamSearcher.nbest`.
