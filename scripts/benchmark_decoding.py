@@ -9,7 +9,6 @@ the trained model of a run's folder, its own ends of sentences and the recording
 """
 
 import argparse
-import csv
 import json
 import statistics
 import sys
@@ -25,14 +24,14 @@ from speechbrain.decoders import (
 from speechbrain.lobes.models.transformer.TransformerLM import TransformerLM
 from speechbrain.nnet.linear import Linear
 from torch import nn
-from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
-from summarymixing.dataio.audio import read
+from summarymixing.dataio import manifests
 from summarymixing.decoding import BeamSearcher
 from summarymixing.errors import InputError, said_in_one_line
 from summarymixing.files import write_whole
 from summarymixing.inference import load
+from summarymixing.inference.evaluation import encoded_batches
 from summarymixing.machine import describe
 from summarymixing.models.transformer_asr import TransformerASR
 
@@ -100,19 +99,15 @@ def random_task(size, device):
 
 @torch.no_grad()
 def trained_task(run, manifest, beam, batch, device):
-    """The first `batch` recordings of a manifest through a run's encoder."""
+    """The first `batch` utterances of a manifest through a run's encoder."""
     recogniser = load(run, device=device)
     modules = recogniser.modules
     if "seq_lin" not in modules:
         raise InputError(f"{run} has no attention decoder")
-    with open(manifest, encoding="utf-8", newline="") as file:
-        paths = [row["wav"] for row, _ in zip(csv.DictReader(file), range(batch))]
-    waves = [read(path, recogniser.sample_rate) for path in paths]
-    samples = torch.tensor([len(wave) for wave in waves])
-    features, lengths = recogniser.front_end(pad_sequence(waves, batch_first=True), samples)
-    encoded = modules["Transformer"].encode(features, lengths)
+    rows = manifests.read(manifest)[:batch]
+    _, encoded, lengths = next(encoded_batches(recogniser, rows, batch))
     names = ("Transformer", "seq_lin", "ctc_lin")
-    return Task(*(modules[n] for n in names), None, encoded, lengths.to(device), beam)
+    return Task(*(modules[n] for n in names), None, encoded, lengths, beam)
 
 
 @torch.no_grad()

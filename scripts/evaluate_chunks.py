@@ -10,17 +10,18 @@ forward gives.
 
 import argparse
 import json
+import math
 import sys
-from pathlib import Path
 
 import torch
 from speechbrain.utils.dynamic_chunk_training import DynChunkTrainConfig
-from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
 from summarymixing.dataio import manifests
 from summarymixing.errors import said_in_one_line
+from summarymixing.files import write_whole
 from summarymixing.inference import load
+from summarymixing.inference.evaluation import front_end_batches
 from summarymixing.inference.streaming import chunk_frames
 from summarymixing.scoring import metrics
 
@@ -29,13 +30,9 @@ from summarymixing.scoring import metrics
 def decode(recogniser, rows, configurations, batch_size):
     """Hypotheses by configuration and utterance: {config: {id: text}}."""
     hypotheses = [{} for _ in configurations]
-    batches = range(0, len(rows), batch_size)
-    for first in tqdm(batches, unit="batch", file=sys.stderr):
-        batch = rows[first : first + batch_size]
-        wavs = [manifests.read_audio(row, recogniser.sample_rate) for row in batch]
-        lengths = torch.tensor([len(wav) for wav in wavs])
-        wavs = pad_sequence(wavs, batch_first=True).to(recogniser.device)
-        frames, lengths = recogniser.front_end(wavs, lengths.to(recogniser.device))
+    batches = front_end_batches(recogniser, rows, batch_size)
+    count = math.ceil(len(rows) / batch_size)
+    for batch, frames, lengths in tqdm(batches, total=count, unit="batch", file=sys.stderr):
         for found, chunks in zip(hypotheses, configurations):
             encoded = recogniser.modules["Transformer"].encode(
                 frames, lengths, dynchunktrain_config=chunks
@@ -46,7 +43,7 @@ def decode(recogniser, rows, configurations, batch_size):
     return hypotheses
 
 
-def main():
+def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run_folder")
     parser.add_argument("manifest")
@@ -61,14 +58,13 @@ def main():
     parser.add_argument("--batch_size", type=int, default=10)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--json", help="file for the figures")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     lefts = [None if n == "unlimited" else n for n in arguments.left_chunks]
     with said_in_one_line():
         recogniser = load(arguments.run_folder, arguments.device)
         rows = manifests.read(arguments.manifest)
         sizes = [chunk_frames(recogniser, ms) for ms in arguments.chunk_ms]
     chunks = [DynChunkTrainConfig(size, left) for left in lefts for size in sizes]
-    rows = sorted(rows, key=lambda row: -float(row["duration"]))
     references = {row["ID"]: row["wrd"] for row in rows}
     offline, *found = [
         metrics.score(references, hypotheses).wer
@@ -86,7 +82,7 @@ def main():
             for c, wer in zip(chunks, found)
         ]
         content = {"command": " ".join(sys.argv), "offline": offline, "chunks": table}
-        Path(arguments.json).write_text(json.dumps(content, indent=1) + "\n")
+        write_whole(arguments.json, json.dumps(content, indent=1) + "\n")
 
 
 if __name__ == "__main__":

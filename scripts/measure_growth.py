@@ -11,7 +11,6 @@ import json
 import statistics
 import sys
 import time
-from pathlib import Path
 
 import numpy
 import torch
@@ -19,6 +18,7 @@ from speechbrain.utils.dynamic_chunk_training import DynChunkTrainConfig
 from torch.distributed._tools.mem_tracker import MemTracker
 from tqdm import tqdm
 
+from summarymixing.files import write_whole
 from summarymixing.machine import describe
 from summarymixing.models.transformer_asr import TransformerASR
 from summarymixing.nnet.summaries import DecayedMean, UtteranceMean, WindowMean
@@ -126,7 +126,7 @@ def main():
             "d_model": arguments.d_model,
             "repeats": arguments.repeats,
         }
-        Path(arguments.json).write_text(json.dumps({**facts, "rows": content}, indent=1) + "\n")
+        write_whole(arguments.json, json.dumps({**facts, "rows": content}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

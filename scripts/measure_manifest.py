@@ -138,6 +138,7 @@ def main():
                 sys.exit(f"error: {side} read {figures[side]['rows']} rows of {arguments.rows}")
     print(table(figures, arguments.workers))
     if arguments.json:
+        from summarymixing.files import write_whole
         from summarymixing.machine import describe
 
         facts = {
@@ -146,7 +147,7 @@ def main():
             "manifest_bytes": size,
             "workers": arguments.workers,
         }
-        Path(arguments.json).write_text(json.dumps({**facts, **figures}, indent=1) + "\n")
+        write_whole(arguments.json, json.dumps({**facts, **figures}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from speechbrain.utils.dynamic_chunk_training import DynChunkTrainConfig
 from tqdm import tqdm
 
 from summarymixing.dataio import tokenizer as tokenizers
+from summarymixing.files import write_whole
 from summarymixing.inference import Recogniser, StreamingSession
 from summarymixing.inference.streaming import chunk_frames, frame_seconds
 from summarymixing.machine import describe
@@ -187,7 +188,7 @@ def main():
         f"SpeechBrain's RoPE Conformer {spread(theirs)}: {ratio:.2f} times faster"
     )
     if arguments.json:
-        Path(arguments.json).write_text(json.dumps(facts, indent=1) + "\n")
+        write_whole(arguments.json, json.dumps(facts, indent=1) + "\n")
 
 
 if __name__ == "__main__":

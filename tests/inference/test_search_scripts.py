@@ -1,4 +1,4 @@
-"""evaluate_searches.py, tune_search.py and train_ngram.py on a tiny model's folder."""
+"""evaluate_searches.py, evaluate_chunks.py, tune_search.py and train_ngram.py on a tiny model."""
 
 import csv
 import itertools
@@ -9,6 +9,7 @@ import time
 
 import pytest
 import soundfile
+import torch
 
 from summarymixing.dataio import manifests
 from summarymixing.decoding import Hypothesis, make_search
@@ -70,6 +71,30 @@ def test_a_table_of_searches(trained, manifest, command, tmp_path):
         assert row["wer"] == metrics.score(references, texts).wer
         assert f"| {row['search']} | {row['wer']:.2f} |" in out
         assert row["seconds"] > 0 and row["rtf"] > 0
+
+
+def test_a_table_of_chunks(trained, manifest, command, tmp_path):
+    folder, _ = trained()
+    status, out, _ = command(
+        "evaluate_chunks", folder, manifest, "--batch_size=2", f"--json={tmp_path}/a.json",
+        "--chunk_ms", 80, 8000, "--left_chunks", 0, "unlimited",
+    )  # fmt: skip
+    assert status == 0
+    content = json.loads((tmp_path / "a.json").read_text())
+    recogniser, texts = load(folder), {}
+    rows = list(manifests.read(manifest))
+    for i, row in enumerate(rows):
+        wav = manifests.read_audio(row)
+        frames, lengths = recogniser.front_end(wav[None], torch.tensor([len(wav)]))
+        encoded = recogniser.modules["Transformer"].encode(frames, lengths)
+        tokens = recogniser.search(recogniser.modules, encoded, lengths)[0]
+        texts[f"u{i}"] = recogniser.tokenizer.decode(tokens)
+    offline = metrics.score({row["ID"]: row["wrd"] for row in rows}, texts).wer
+    assert content["offline"] == offline and f"offline {offline:.2f}" in out
+    small, whole, *_ = content["chunks"]
+    assert (small["chunk_size"], small["left_context"]) == (2, 0)
+    assert whole["wer"] == offline  # one chunk holds all of each utterance
+    assert "| unlimited |" in out
 
 
 def test_mistakes(trained, manifest, command, tmp_path):
