@@ -5,6 +5,7 @@ from speechbrain.lobes.models import convolution
 from speechbrain.lobes.models.transformer import Branchformer as host
 from torch import nn
 
+from summarymixing.models.checkpointing import checkpointed
 from summarymixing.models.mixers import NoMixer
 from summarymixing.models.streaming import StreamingEncoder, nested, part
 from summarymixing.nnet.mlp import mlp
@@ -116,6 +117,8 @@ class BranchformerEncoderLayer(host.BranchformerEncoderLayer):
         published merge of SummaryMixing, an MLP with the activation after every layer.
     """
 
+    activation_checkpointing = False
+
     def __init__(
         self,
         mixer,
@@ -150,6 +153,7 @@ class BranchformerEncoderLayer(host.BranchformerEncoderLayer):
         else:
             self.merge_proj = mlp([merged, *merge_hid_dim, d_model], activation)
 
+    @checkpointed
     def forward(self, x, src_mask=None, src_key_padding_mask=None, pos_embs=None):
         """(batch, time, d_model) → (same, attention weights or None); masks True = excluded.
 

@@ -4,6 +4,7 @@ from speechbrain.lobes.models.transformer import Conformer as host
 from torch import nn
 from torch.nn import functional as F
 
+from summarymixing.models.checkpointing import checkpointed
 from summarymixing.models.mixers import NoMixer
 from summarymixing.models.streaming import StreamingEncoder, nested, part
 from summarymixing.ops.convolution import chunked_convolution
@@ -56,6 +57,8 @@ class ConformerEncoderLayer(host.ConformerEncoderLayer):
         As in SpeechBrain's layer.
     """
 
+    activation_checkpointing = False
+
     def __init__(
         self,
         mixer,
@@ -85,6 +88,7 @@ class ConformerEncoderLayer(host.ConformerEncoderLayer):
         if isinstance(mixer, NoMixer):
             self.norm1 = nn.Identity()  # its parameters would never get a gradient
 
+    @checkpointed
     def forward(self, x, src_mask=None, src_key_padding_mask=None, pos_embs=None, **rest):
         """As SpeechBrain's; chunks come as `src_mask`, and the mixer may be linear in time."""
         if hasattr(src_mask, "chunk_size"):

@@ -3,6 +3,7 @@
 from speechbrain.lobes.models.transformer import Transformer as host
 from torch import nn
 
+from summarymixing.models.checkpointing import checkpointed
 from summarymixing.models.mixers import NoMixer
 
 
@@ -16,6 +17,8 @@ class TransformerEncoderLayer(host.TransformerEncoderLayer):
     d_model, d_ffn, activation, dropout, normalize_before
         As in SpeechBrain's layer.
     """
+
+    activation_checkpointing = False
 
     def __init__(
         self, mixer, d_model, d_ffn, activation=nn.GELU, dropout=0.0, normalize_before=True
@@ -32,6 +35,11 @@ class TransformerEncoderLayer(host.TransformerEncoderLayer):
         self.self_att = mixer
         if isinstance(mixer, NoMixer) and normalize_before:
             self.norm1 = nn.Identity()  # its parameters would never get a gradient
+
+    @checkpointed
+    def forward(self, *args, **kwargs):
+        """As SpeechBrain's."""
+        return super().forward(*args, **kwargs)
 
 
 class TransformerEncoder(host.TransformerEncoder):
