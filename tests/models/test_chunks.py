@@ -23,11 +23,14 @@ CONFIGS = [DynChunkTrainConfig(*sizes) for sizes in ((8, 0), (8, 2), (8, None), 
 def _id(value):
     if isinstance(value, DynChunkTrainConfig):
         return f"{value.chunk_size}-{value.left_context_size}"
+    if isinstance(value, list):
+        return "-".join(value)
     return value if isinstance(value, str) else "".join(map(str, value.values()))[:20]
 
 
 each_encoder = pytest.mark.parametrize("encoder", CHUNKED_ENCODERS)
 each_config = pytest.mark.parametrize("config", CONFIGS, ids=_id)
+OTHERS += [(["SummaryMixing", "RoPEMHA"], {}), (["none", "SummaryMixing"], {})]
 every = pytest.mark.parametrize("attention, changes", MIXTURES + OTHERS, ids=_id)
 summary = pytest.mark.parametrize("attention, changes", MIXTURES, ids=_id)
 
@@ -73,7 +76,7 @@ def test_streams_as_it_was_trained(
     encoder, attention, changes, config, at_once, make_model, make_batch
 ):
     model = make_model(encoder, attention, **changes)
-    if attention == "RoPEMHA" and config.left_context_size is None:
+    if "RoPEMHA" in attention and config.left_context_size is None:
         with pytest.raises(InputError, match="limited left context"):
             model.make_streaming_context(config)
         return
@@ -210,8 +213,9 @@ def test_bad_sizes(sizes, message, make_model):
         {"attention_type": "hypermixing"},
         {"attention_type": "RelPosMHAXL"},
         {"attention_type": "regularMHA"},
+        {"attention_type": ["SummaryMixing", "regularMHA"]},
     ),
-    ids=_id,
+    ids=str,
 )
 def test_what_has_no_chunks_says_so(changes, make_model):
     model = make_model(**{"encoder_module": "conformer", **changes})

@@ -128,6 +128,56 @@ def test_heads_of_encoder_and_decoder_are_apart(make_model):
     assert model.encoder.layers[0].mha_layer.num_heads == 4
 
 
+MIXED = [
+    ["SummaryMixing", "SummaryMixing", "SummaryMixing", "RoPEMHA"],
+    ["SummaryMixing", "RelPosMHAXL", "none"],
+    ["regularMHA", "SummaryMixing", "hypermixing"],
+    ["hypermixing", "RoPEMHA", "regularMHA"],
+    ["hypermixing", "RelPosMHAXL"],
+]
+
+
+@each_encoder
+@pytest.mark.parametrize("mixers", MIXED, ids="-".join)
+def test_mixers_in_turn(encoder, mixers, make_model):
+    """Layers are those of encoders with one mixer each, which see the same positions."""
+    heads = [1 if kind == "SummaryMixing" else 4 for kind in mixers]
+    model = make_model(encoder, mixers, encoder_nhead=heads, num_encoder_layers=5, kernel_size=3)
+    source, lengths = torch.randn(2, 12, 12), torch.tensor([12, 7])
+    x = model.custom_src_module(source)
+    positions = model.positional_encoding(x)
+    if "regularMHA" in mixers:
+        x, positions = x + positions, None
+    elif "RelPosMHAXL" not in mixers:
+        positions = None
+    padding = torch.arange(12) >= lengths[:, None]
+    with torch.no_grad():
+        for i, layer in enumerate(model.encoder.layers):
+            kind = mixers[i % len(mixers)]
+            alone = make_model(
+                encoder, kind, encoder_nhead=1 if kind == "SummaryMixing" else 4,
+                num_encoder_layers=1, kernel_size=3,
+            ).encoder.layers[0]  # fmt: skip
+            alone.load_state_dict(layer.state_dict())
+            x = alone(x, src_key_padding_mask=padding, pos_embs=positions)[0]
+        expected = model.encoder.norm(x)
+        found = model.encode(source, lengths)
+        for b, length in enumerate(lengths):
+            torch.testing.assert_close(found[b, :length], expected[b, :length])
+
+
+def test_mixers_in_turn_on_the_meta_device():
+    with torch.device("meta"):
+        model = TransformerASR(
+            5, 8, d_model=16, nhead=4, num_encoder_layers=8, num_decoder_layers=1, d_ffn=16,
+            encoder_module="conformer", attention_type=MIXED[0], encoder_nhead=[1, 1, 1, 8],
+            decoder_mixer="SummaryMixing",
+        )  # fmt: skip
+    heads = [getattr(layer.mha_layer, "num_heads", None) for layer in model.encoder.layers]
+    assert heads == [None, None, None, 8] * 2
+    assert not any(isinstance(m, HeadwiseLinear) for m in model.decoder.modules())
+
+
 def test_widths_of_the_cell(make_model):
     def widths(network):
         return [(layer.in_features, layer.out_features) for layer in network[::2]]
@@ -168,6 +218,15 @@ def test_constructor_keeps_what_it_is_given(make_model):
         ({"encoder_module": "rnn"}, "encoder_module.*branchformer.*'rnn'"),
         ({"attention_type": "SummaryMixin"}, "attention_type.*SummaryMixing.*'SummaryMixin'"),
         ({"attention_type": None}, "attention_type.*None"),
+        ({"attention_type": []}, r"attention_type.*\[\]"),
+        ({"attention_type": ["none", "rope"]}, "attention_type.*a list of them.*'rope'"),
+        (
+            {"attention_type": ["RoPEMHA", "RoPEMHA"], "encoder_nhead": [1]},
+            "encoder_nhead.* 2, got",
+        ),
+        ({"attention_type": ["RelPosMHAXL", "regularMHA"]}, "positions of another kind"),
+        ({"attention_type": ["RoPEMHA", "RelPosMHAXL"]}, "positions of another kind"),
+        ({"attention_type": ["RoPEMHA", "SummaryMixing"], "causal": True}, "causal.*SummaryMixing"),
         ({"mode": "fast"}, "mode.*SummaryMixing-fast.*'fast'"),
         ({"nhead": 3}, "d_model=16.*nhead=3"),
         ({"nhead": 0}, "nhead.*0"),
