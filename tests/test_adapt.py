@@ -82,6 +82,10 @@ def trained(request, tmp_path_factory, texts):
     return folder, request.param
 
 
+# Of what does not depend on the kind of model.
+the_same_for_both = pytest.mark.parametrize("trained", ["ctc_attention"], indirect=True)
+
+
 def options(folder, sets, output, **changes):
     keys = {
         "pretrained": folder,
@@ -350,10 +354,9 @@ def test_a_new_alphabet_gets_a_new_tokenizer(trained, sets, tmp_path, caplog):
     assert content["before"]["old"]["words"] == content["before"]["valid"]["words"] > 0
 
 
+@the_same_for_both
 def test_a_tokenizer_that_is_wished(trained, sets, tmp_path):
-    folder, kind = trained
-    if kind == "transducer":
-        pytest.skip("the same for both")
+    folder, _ = trained
 
     def size(**changes):
         adapt.run(RECIPES, [*options(folder, sets, tmp_path / "out", **changes), "--dry_run"])
@@ -369,13 +372,12 @@ class Stopped(finetune.FineTunedCTCAttention):
         super().on_stage_start(stage, epoch)
 
 
+@the_same_for_both
 def test_an_interrupted_fine_tuning_ends_like_an_uninterrupted_one(
     trained, sets, tmp_path, monkeypatch
 ):
     """Bit by bit, parts with their own learning rates and frozen parts included."""
     folder, kind = trained
-    if kind == "transducer":
-        pytest.skip("the same for both")
     changes = {"number_of_epochs": 2, "dropout": 0.2, "freeze_steps": 3, "lr": 0.01}
     changes |= {"lr_scale": "{CNN: 0.5}", "batch_seconds": 8, "avg_checkpoints": 1}
     adapt.run(RECIPES, options(folder, sets, tmp_path / "whole", **changes))
@@ -450,11 +452,10 @@ def test_a_model_that_no_recipe_is_for(trained, tmp_path):
         _ = pretrained.kind
 
 
+@the_same_for_both
 def test_tables_of_any_columns_do(trained, sets, tmp_path):
     """What the command says of its data reaches the manifests."""
-    folder, kind = trained
-    if kind == "transducer":
-        pytest.skip("the same for both")
+    folder, _ = trained
     table_ = tmp_path / "mine.tsv"
     rows = [row for row in manifests.read(sets["train"])][:4]
     lines = ["clip\tsaid", *(f"{row['wav']}\t{row['wrd']}" for row in rows)]
