@@ -67,7 +67,14 @@ def word_errors(options):
         f"joined, {orders} recordings of {seconds / 60:.1f} minutes: {100 * mean / words:.2f} % "
         f"({mean:.1f}; {min(joined)} to {max(joined)}), {100 * (mean / alone - 1):+.1f} % relative"
     )
-    return {"words": words, "errors_alone": alone, "errors_joined": joined, "seconds": seconds}
+    return {
+        "model": Path(options.model).name,
+        "seed": options.seed,
+        "seconds": seconds,
+        "words": words,
+        "errors_alone": alone,
+        "errors_joined": joined,
+    }
 
 
 def memory(options):
@@ -147,7 +154,7 @@ def main():
     with said_in_one_line():
         found = options.run(options)
         if options.json:
-            content = {"command": " ".join(sys.argv), **describe(), **found}
+            content = {**describe(), **found}
             write_whole(options.json, json.dumps(content, indent=1) + "\n")
 
 

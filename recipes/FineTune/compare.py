@@ -5,8 +5,9 @@
 
 MODEL is the output folder of a training, or a package; AN4 the corpus' folder. Each row is a run of
 train.py in a folder of its own in OUT; runs that ended are not done again, and one that was stopped
-goes on. What train.py has for options is handed on to every run. `--swap` adds rows of a model with
-attention that gets SummaryMixing cells (scripts/swap_mixer.py), and of the same from scratch.
+goes on. What train.py has for options is handed on to every run. `--swap` adds a row, for the most
+minutes: a model that gets SummaryMixing cells in the place of attention (scripts/swap_mixer.py).
+Of MODEL's size, it can be compared with the one from scratch.
 
 Speakers of the test (the validation set of AN4's recipe) are in no training set. Checkpoints are
 chosen by utterances that are in none, and the sets of fewer minutes are parts of the larger ones.
@@ -121,13 +122,17 @@ def main(argv=None):
     parser.add_argument("an4")
     parser.add_argument("out", type=Path)
     parser.add_argument("--minutes", type=float, nargs="+", default=[5, 15, LARGEST])
-    parser.add_argument("--swap", help="a model with attention, for rows with its mixers swapped")
+    parser.add_argument("--swap", help="a model with attention, for a row with its mixers swapped")
     arguments, options = parser.parse_known_args(argv)
     with said_in_one_line():
         if max(arguments.minutes) > LARGEST or min(arguments.minutes) <= 0:
             raise InputError(f"--minutes: numbers up to {LARGEST} are expected")
         paths = sets(arguments.an4, arguments.out, arguments.minutes)
-        models = [("adapted", arguments.model, []), ("from scratch", arguments.model, SCRATCH)]
+        rows = [
+            (minutes, name, arguments.model, more)
+            for name, more in (("adapted", []), ("from scratch", SCRATCH))
+            for minutes in arguments.minutes
+        ]
         if arguments.swap:
             swapped = arguments.out / "swapped_model"
             if not swapped.exists():
@@ -135,15 +140,14 @@ def main(argv=None):
                 command = [sys.executable, str(script), arguments.swap, str(swapped)]
                 if subprocess.run(command).returncode:
                     raise InputError(f"{arguments.swap}: its mixers could not be swapped")
-            models += [("swapped", swapped, []), ("swapped, from scratch", swapped, SCRATCH)]
-        rows = []
-        for name, model, more in models:
-            for minutes in arguments.minutes:
-                out = arguments.out / f"{name.replace(', ', '_').replace(' ', '_')}_{minutes:g}"
-                rows.append((minutes, name, run(out, paths, minutes, model, more, options)))
-    write_whole(arguments.out / "comparison.md", table(rows))
-    draw(rows, arguments.out / "comparison.png")
-    print(table(rows))
+            rows.append((max(arguments.minutes), "swapped", swapped, []))
+        done = []
+        for minutes, name, model, more in rows:
+            out = arguments.out / f"{name.replace(' ', '_')}_{minutes:g}"
+            done.append((minutes, name, run(out, paths, minutes, model, more, options)))
+    write_whole(arguments.out / "comparison.md", table(done))
+    draw(done, arguments.out / "comparison.png")
+    print(table(done))
 
 
 if __name__ == "__main__":
