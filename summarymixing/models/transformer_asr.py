@@ -24,6 +24,7 @@ ENCODERS = ("conformer", "branchformer", "transformer")
 CHUNKED_ENCODERS = ("conformer", "branchformer")
 CHUNKED_MIXERS = ("SummaryMixing", "RoPEMHA", "none")
 DECODER_MIXERS = ("attention", "SummaryMixing")
+_WITH_POSITIONS = ("RelPosMHAXL", "regularMHA", "RoPEMHA", "hypermixing")
 
 
 class TransformerASR(host.TransformerASR):
@@ -44,13 +45,15 @@ class TransformerASR(host.TransformerASR):
     branchformer_activation, csgu_linear_units, gate_activation, use_linear_after_conv,
     output_hidden_states, layerdrop_prob
         As in SpeechBrain's `TransformerASR`, its defaults included.
-    attention_type : str
+    attention_type : str or list of str
         The encoder's mixer: "SummaryMixing", "RoPEMHA", "RelPosMHAXL", "regularMHA",
         "hypermixing" or "none". Conformer and Branchformer have no positional encoding with
         SummaryMixing (as published), the Transformer has sinusoids, without which it could not
-        tell one order of the frames from another.
-    encoder_nhead : int, optional
-        Heads of the mixer; those of the decoder's attention (`nhead`) when left out.
+        tell one order of the frames from another. A list is the mixers of the layers, in turn:
+        [SummaryMixing, SummaryMixing, SummaryMixing, RoPEMHA] has attention in every fourth.
+    encoder_nhead : int or list of int, optional
+        Heads of the mixer; those of the decoder's attention (`nhead`) when left out. A list goes
+        with one of mixers: [1, 1, 1, 8].
     local_proj_hid_dim, local_proj_out_dim, summary_hid_dim, summary_out_dim, mode, summaries
         Of the `SummaryMixing` cell; widths default to d_model.
     causal : bool
@@ -116,10 +119,9 @@ class TransformerASR(host.TransformerASR):
             raise InputError(
                 f"encoder_module must be one of {', '.join(ENCODERS)}, got {encoder_module!r}"
             )
-        if attention_type not in MIXERS:
-            raise InputError(
-                f"attention_type must be one of {', '.join(MIXERS)}, got {attention_type!r}"
-            )
+        encoder_nhead = nhead if encoder_nhead is None else encoder_nhead
+        mixers = _in_turn(attention_type, encoder_nhead)
+        kinds = {kind for kind, _ in mixers}
         if decoder_mixer not in DECODER_MIXERS:
             raise InputError(
                 f"decoder_mixer must be one of {', '.join(DECODER_MIXERS)}, got {decoder_mixer!r}"
@@ -130,13 +132,17 @@ class TransformerASR(host.TransformerASR):
             raise InputError(f"nhead must divide d_model={d_model}, got nhead={nhead}")
         if encoder_module != "transformer" and kernel_size % 2 == 0:
             raise InputError(f"kernel_size must be odd, got {kernel_size}")
-        if causal and attention_type in ("SummaryMixing", "hypermixing"):
+        if causal and not kinds.isdisjoint(("SummaryMixing", "hypermixing")):
             raise InputError(f"causal: True is not possible with attention_type: {attention_type}")
-        if attention_type in ("SummaryMixing", "none"):
-            # What the host reads from the name is only which positional encodings to add.
+        if "RelPosMHAXL" in kinds and not kinds.isdisjoint(("regularMHA", "RoPEMHA")):
+            raise InputError(
+                "attention_type: RelPosMHAXL has positions of another kind than regularMHA and "
+                "RoPEMHA, which one encoder cannot give them all"
+            )
+        # What the host reads from the name is only which positional encodings to add.
+        positions = next((kind for kind in _WITH_POSITIONS if kind in kinds), None)
+        if positions is None:
             positions = "regularMHA" if encoder_module == "transformer" else "RoPEMHA"
-        else:
-            positions = attention_type
         # The host insists on at least one layer, and its encoder is replaced below.
         super().__init__(
             tgt_vocab=tgt_vocab,
@@ -172,14 +178,13 @@ class TransformerASR(host.TransformerASR):
             "summary_out_dim": default(summary_out_dim, d_model),
             "mode": mode,
         }
-        encoder_nhead = default(encoder_nhead, nhead)
 
-        def layer():
+        def layer(kind, heads):
             hyper_width = d_model * 4 if encoder_module == "branchformer" else d_ffn
             mixer = make_mixer(
-                attention_type,
+                kind,
                 d_model,
-                encoder_nhead,
+                heads,
                 hyper_width,
                 dropout,
                 summaries=summaries,
@@ -202,7 +207,7 @@ class TransformerASR(host.TransformerASR):
                 csgu_linear_units,
                 gate_activation,
                 use_linear_after_conv,
-                summary["summary_hid_dim"] if attention_type == "SummaryMixing" else None,
+                summary["summary_hid_dim"] if kind == "SummaryMixing" else None,
             )
 
         encoder = {
@@ -211,7 +216,7 @@ class TransformerASR(host.TransformerASR):
             "transformer": TransformerEncoder,
         }[encoder_module]
         self.encoder = encoder(
-            [layer() for _ in range(num_encoder_layers)],
+            [layer(*mixers[i % len(mixers)]) for i in range(num_encoder_layers)],
             d_model,
             output_hidden_states,
             layerdrop_prob,
@@ -219,9 +224,10 @@ class TransformerASR(host.TransformerASR):
         for encoder_layer in self.encoder.layers:
             encoder_layer.activation_checkpointing = activation_checkpointing
         if decoder_mixer == "SummaryMixing" and num_decoder_layers:
+            heads = dict(reversed(mixers)).get("SummaryMixing", mixers[0][1])
             for decoder_layer in self.decoder.layers:
                 decoder_layer.self_attn = CausalSummaryMixing(
-                    enc_dim=d_model, nhead=encoder_nhead, global_dropout=dropout, **summary
+                    enc_dim=d_model, nhead=heads, global_dropout=dropout, **summary
                 )
         self._init_params()
 
@@ -355,7 +361,8 @@ class TransformerASR(host.TransformerASR):
 
     def _check_chunks(self, chunks):
         check_chunks(chunks)
-        if self.encoder_module not in CHUNKED_ENCODERS or self.mixer not in CHUNKED_MIXERS:
+        mixers = [self.mixer] if isinstance(self.mixer, str) else self.mixer
+        if self.encoder_module not in CHUNKED_ENCODERS or not {*mixers} <= {*CHUNKED_MIXERS}:
             raise InputError(
                 f"chunks are for encoder_module {' or '.join(CHUNKED_ENCODERS)} with "
                 f"attention_type {', '.join(CHUNKED_MIXERS)}; this is {self.encoder_module} with "
@@ -369,3 +376,20 @@ class TransformerASR(host.TransformerASR):
         for module in self.modules():
             if isinstance(module, HeadwiseLinear):
                 module.xavier_normal_()
+
+
+def _in_turn(attention_type, heads):
+    """The layers' mixers, each with its heads, until they begin anew: [("SummaryMixing", 1)]."""
+    kinds = attention_type if isinstance(attention_type, (list, tuple)) else [attention_type]
+    if not kinds or not all(isinstance(kind, str) and kind in MIXERS for kind in kinds):
+        raise InputError(
+            f"attention_type must be one of {', '.join(MIXERS)}, or a list of them, "
+            f"got {attention_type!r}"
+        )
+    if not isinstance(heads, (list, tuple)):
+        heads = [heads] * len(kinds)
+    if len(heads) != len(kinds):
+        raise InputError(
+            f"encoder_nhead must have as many values as attention_type, {len(kinds)}, got {heads!r}"
+        )
+    return list(zip(kinds, heads))
