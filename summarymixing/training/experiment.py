@@ -1,7 +1,6 @@
 """The one main(): from a recipe's YAML to results.json."""
 
 import errno
-import json
 import logging
 import os
 import sys
@@ -358,14 +357,9 @@ def _finish(brain, hparams):
         "device": str(brain.device),
     }
     path = os.path.join(folder, "results.json")
-    if os.path.exists(path) and not brain.trained:
-        # This run has only decoded: the command and the memory are those of the training.
-        with open(path, encoding="utf-8") as file:
-            before = json.load(file)
-        facts |= {key: before[key] for key in ("command", "peak_memory_bytes")}
-        # Tests of the same weights with other chunk sizes stay.
-        facts["earlier"] = before["tests"]
-    content = results.write_results(path, brain.scores, **facts)
+    # Of the same weights, tests with other chunk sizes stay.
+    of_training, earlier = results.earlier_results(path, brain.trained)
+    content = results.write_results(path, brain.scores, earlier, **facts, **of_training)
     last = list(brain.scores)[-1]
     print(f"\n{results.table(content)}\n")
     examples = results.examples(brain.totals.references, brain.totals.hypotheses)

@@ -313,11 +313,7 @@ def _finish(brain, hparams):
         "peak_memory_bytes": results.peak_memory_bytes(),
     }
     path = os.path.join(folder, "results.json")
-    if os.path.exists(path) and not brain.trained:
-        # This run has only tested: the command and the memory are those of the training.
-        with open(path, encoding="utf-8") as file:
-            before = json.load(file)
-        content |= {key: before[key] for key in ("command", "peak_memory_bytes")}
+    content |= results.earlier_results(path, brain.trained)[0]
     write_whole(path, json.dumps(content, indent=2) + "\n")
     print()
     for name, found in brain.scores.items():

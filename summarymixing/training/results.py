@@ -24,6 +24,7 @@ FACTS = (
     "command",
     "device",
     "threads",
+    "processes",
 )
 SCORES = ("wer", "cer", "substitutions", "deletions", "insertions", "words", "utterances")
 
@@ -43,7 +44,8 @@ def write_results(
         "tests" of an earlier file: they stay where they are not done again.
     **facts
         `params`, `train_seconds`, `epochs`, `seed`, `device` and anything else worth keeping.
-        `versions`, `command`, `peak_memory_bytes` and `threads` are found out when not given.
+        `versions`, `command`, `peak_memory_bytes`, `threads` and `processes` (of a training on
+        several GPUs) are found out when not given.
 
     Returns
     -------
@@ -59,11 +61,13 @@ def write_results(
     >>> results["tests"]["test"]["wer"], results["params"], results["epochs"]
     (50.0, 1000, None)
     """
+    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
     found = {
         "peak_memory_bytes": peak_memory_bytes(),
         "versions": versions(),
         "command": command(),
         "threads": torch.get_num_threads(),
+        "processes": torch.distributed.get_world_size() if distributed else 1,
     }
     tests = {name: {key: getattr(scores, key) for key in SCORES} for name, scores in tests.items()}
     results = {"tests": (earlier or {}) | tests}
@@ -71,6 +75,35 @@ def write_results(
     results = _plain(results)
     write_whole(path, json.dumps(results, indent=2, ensure_ascii=False) + "\n")
     return results
+
+
+def earlier_results(path: str | os.PathLike, trained: bool) -> tuple[dict, dict]:
+    """What a run's file says already, and a run that has only tested must not change.
+
+    Parameters
+    ----------
+    path : path
+        The JSON file, there or not.
+    trained : bool
+        Whether this run has trained, which makes all that the file says another model's.
+
+    Returns
+    -------
+    facts : dict
+        "command" and "peak_memory_bytes", those of the training.
+    tests : dict
+        Test set to its scores.
+
+    Example
+    -------
+    >>> earlier_results("nowhere.json", trained=False)
+    ({}, {})
+    """
+    if trained or not os.path.exists(path):
+        return {}, {}
+    with open(path, encoding="utf-8") as file:
+        before = json.load(file)
+    return {key: before[key] for key in ("command", "peak_memory_bytes")}, before["tests"]
 
 
 def command() -> str:

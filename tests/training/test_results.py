@@ -16,6 +16,7 @@ from summarymixing.machine import versions
 from summarymixing.scoring.metrics import score
 from summarymixing.training.results import (
     command,
+    earlier_results,
     examples,
     peak_memory_bytes,
     table,
@@ -63,6 +64,19 @@ def test_file_holds_the_scores_and_the_facts(tmp_path):
     assert read["command"] == command()
     assert read["peak_memory_bytes"] > 0
     assert [item.name for item in path.parent.iterdir()] == ["results.json"]
+
+
+def test_what_a_run_that_only_tests_leaves_as_it_was(tmp_path):
+    path = tmp_path / "r.json"
+    assert earlier_results(path, trained=False) == ({}, {})
+    facts = {"command": "train", "peak_memory_bytes": 5}
+    first = write_results(path, {"16 frames": SCORES}, seed=1, **facts)
+    kept, tests = earlier_results(path, trained=False)
+    assert kept == facts and tests == first["tests"]
+    second = write_results(path, {"32 frames": SCORES}, tests, seed=1, **kept)
+    assert list(second["tests"]) == ["16 frames", "32 frames"]
+    assert second["command"] == "train"
+    assert earlier_results(path, trained=True) == ({}, {})
 
 
 def test_unknown_facts_are_null_and_given_ones_win(tmp_path):
