@@ -20,7 +20,7 @@ INSIDE = {
     "models": {"nnet", "ops", "errors"},
     "published": {"models", "nnet", "ops", "errors"},
     "decoding": {"models", "nnet", "ops", "errors"},
-    "dataio": {"files", "errors"},
+    "dataio": {"machine", "files", "errors"},
     "scoring": {"errors"},
     "training": {"dataio", "scoring", "decoding", "ops", "machine", "files", "errors"},
     # Of training: what a checkpoint holds; of scoring: what a model card says.

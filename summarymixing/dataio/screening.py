@@ -7,12 +7,10 @@ utterance that is not in the clean manifest is in the report, with the reason.
 """
 
 import hashlib
-import json
 import math
 import multiprocessing
 import os
 import signal
-import sqlite3
 import sys
 import threading
 import time
@@ -27,8 +25,10 @@ import numpy as np
 from tqdm import tqdm
 
 from summarymixing.dataio import audio, manifests
+from summarymixing.dataio.facts import DIGEST, FactsFile, measure, stamp_of
 from summarymixing.errors import InputError
 from summarymixing.files import write_whole
+from summarymixing.machine import cores
 
 # What is looked for, and whether it drops the utterance unless the user says otherwise.
 FINDINGS = {
@@ -53,10 +53,7 @@ FINDINGS = {
 _WITHOUT_DECODING = {"empty", "too_short", "too_long", "empty_text", "unknown_characters"}
 _WITHOUT_DECODING |= {"too_many_labels", "speech_rate", "duplicate_id"}
 _ROWS = 32  # that a process gets at a time: some hundred milliseconds of work
-_FULL_SCALE = 0.999
-_DIGEST = 16  # bytes
 _REMEMBER_SECONDS = 1.0
-_FACTS = "facts_1"  # to be renamed when what is measured changes: old facts are then not used
 
 
 @dataclass(frozen=True)
@@ -320,11 +317,11 @@ def screen(
                 ids += id_digests
                 sounds += sound_digests
                 remember(learnt)
-                progress.update(len(id_digests) // _DIGEST)
+                progress.update(len(id_digests) // DIGEST)
     except BrokenProcessPool:
         raise InputError(
             f"{manifest.path}: a screening process ended unexpectedly (was there too little memory,"
-            f" or did a decoder crash?) at utterance {manifest[len(ids) // _DIGEST]['ID']} or soon"
+            f" or did a decoder crash?) at utterance {manifest[len(ids) // DIGEST]['ID']} or soon"
             " after it"
         ) from None
 
@@ -345,88 +342,13 @@ def screen(
     return Screening(manifest, findings, looked_for, np.flatnonzero(kept))
 
 
-class Facts(NamedTuple):
-    """What was measured of the samples of an utterance.
-
-    Arguments
-    ---------
-    frames : int
-        Samples per channel.
-    sample_rate : int
-        In Hz.
-    channels : int
-        Number of channels.
-    low, high : float
-        The extreme samples, of those that are numbers.
-    finite : bool
-        Whether all samples are numbers.
-    clipped : int
-        Samples of all channels that are at full scale.
-    digest : bytes
-        Equal for equal samples, whatever the file format.
-    """
-
-    frames: int
-    sample_rate: int
-    channels: int
-    low: float
-    high: float
-    finite: bool
-    clipped: int
-    digest: bytes
-
-
-def measure(path, start=None, stop=None):
-    """Decodes an audio file, or a segment of it, and measures it.
-
-    Arguments
-    ---------
-    path : str or os.PathLike
-        The file.
-    start, stop : float, optional
-        The segment, in seconds, as for `audio.read`.
-
-    Returns
-    -------
-    facts : Facts
-
-    Raises
-    ------
-    InputError
-        As `audio.read` does.
-
-    Example
-    -------
-    >>> import os, soundfile, tempfile, torch
-    >>> path = os.path.join(tempfile.mkdtemp(), "a.wav")
-    >>> soundfile.write(path, torch.tensor([0.5, -0.25, 0]).numpy(), 16000)
-    >>> measure(path)[:7]
-    (3, 16000, 1, -0.25, 0.5, True, 0)
-    """
-    digest = hashlib.blake2b(digest_size=_DIGEST)
-    low, high, finite, clipped, frames = math.inf, -math.inf, True, 0, 0
-    for samples, rate in audio.decode(path, start, stop):
-        digest.update(samples)
-        sample_rate, channels = rate, samples.shape[1]
-        frames += len(samples)
-        least, most = float(samples.min()), float(samples.max())
-        if not math.isfinite(least) or not math.isfinite(most):
-            finite = False
-            samples = samples[np.isfinite(samples)]
-            least, most = float(samples.min(initial=0)), float(samples.max(initial=0))
-        if max(-least, most) >= _FULL_SCALE:
-            clipped += int(np.count_nonzero(np.abs(samples) >= _FULL_SCALE))
-        low, high = min(low, least), max(high, most)
-    return Facts(frames, sample_rate, channels, low, high, finite, clipped, digest.digest())
-
-
 class _Checker:
     """Finds what is wrong with single rows, in any process."""
 
     def __init__(self, manifest, facts_file, limits, characters, labels, frames, decode):
         self.manifest, self.limits, self.decode = manifest, limits, decode
         self.labels, self.frames = labels, frames
-        self.facts = _FactsFile(facts_file)
+        self.facts = FactsFile(facts_file)
         self.unknown = characters
         if characters is not None and not callable(characters):
             known = set(characters)
@@ -455,10 +377,10 @@ class _Checker:
         found, ids, sounds, learnt = [], bytearray(), bytearray(), []
         for index in indices:
             row = self.manifest[index]
-            ids += hashlib.blake2b(row["ID"].encode(), digest_size=_DIGEST).digest()
+            ids += hashlib.blake2b(row["ID"].encode(), digest_size=DIGEST).digest()
             facts, seconds = None, row["duration"]
             if self.decode:
-                stamp = _stamp(row)
+                stamp = stamp_of(row)
                 facts = stamp and self.facts.look_up(*stamp)
                 try:
                     if facts is None:
@@ -471,7 +393,7 @@ class _Checker:
                     found.append((index, _kind(error), str(error)))
             elif seconds == 0:
                 found.append((index, "empty", "0 s"))
-            sounds += facts.digest if facts else bytes(_DIGEST)
+            sounds += facts.digest if facts else bytes(DIGEST)
             found += ((index, *finding) for finding in self._text(row, seconds))
         return found, ids, sounds, learnt
 
@@ -518,65 +440,6 @@ class _Checker:
             low, high = limits.min_characters_per_second, limits.max_characters_per_second
             if (low is not None and rate < low) or (high is not None and rate > high):
                 yield "speech_rate", f"{rate:.1f} characters a second"
-
-
-def _stamp(row):
-    """What identifies a row's audio: path and segment, size, time; None if it cannot be read."""
-    path = os.path.abspath(row["wav"])
-    try:
-        status = os.stat(path)
-    except (OSError, ValueError):
-        return None
-    key = json.dumps([path, row.get("start"), row.get("stop")])
-    return key, status.st_size, status.st_mtime_ns
-
-
-class _FactsFile:
-    """Facts that outlive the process, in an SQLite file, by what identifies the audio."""
-
-    def __init__(self, path):
-        self.path = None if path is None else Path(path).absolute()
-        self._connection = None
-
-    def look_up(self, key, size, mtime_ns):
-        """What is known of the audio, if it was not changed since."""
-        if self.path is None:
-            return None
-        select = f"SELECT {','.join(Facts._fields)} FROM {_FACTS}"
-        with self._used() as connection:
-            found = connection.execute(
-                f"{select} WHERE key = ? AND size = ? AND mtime_ns = ?", (key, size, mtime_ns)
-            ).fetchone()
-        return None if found is None else Facts(*found)
-
-    def add(self, learnt):
-        """Notes (key, size, mtime_ns, *facts) of several files, at once on the disk."""
-        if learnt and self.path is not None:
-            places = ",".join("?" * len(learnt[0]))
-            with self._used() as connection, connection:
-                connection.executemany(f"INSERT OR REPLACE INTO {_FACTS} VALUES ({places})", learnt)
-
-    @contextmanager
-    def _used(self):
-        try:
-            if self._connection is None:
-                self.path.parent.mkdir(parents=True, exist_ok=True)
-                # Longer than any other process writes.
-                self._connection = sqlite3.connect(self.path, timeout=60)
-                with self._connection:
-                    self._connection.execute(
-                        f"CREATE TABLE IF NOT EXISTS {_FACTS} (key TEXT PRIMARY KEY,"
-                        f" size, mtime_ns, {','.join(Facts._fields)}) WITHOUT ROWID"
-                    )
-            yield self._connection
-        except (OSError, sqlite3.Error) as error:
-            raise InputError(
-                f"{self.path}: what is known of the audio cannot be kept in this file ({error});"
-                " name another one"
-            ) from error
-
-    def __getstate__(self):
-        return self.__dict__ | {"_connection": None}
 
 
 @contextmanager
@@ -630,7 +493,7 @@ def _check(chunk):
 
 def _processes(jobs):
     if jobs is None:
-        return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+        return cores()
     if isinstance(jobs, bool) or not isinstance(jobs, int) or jobs < 1:
         raise InputError(f"jobs must be a positive number of processes, got {jobs!r}")
     return jobs
