@@ -13,6 +13,7 @@ import itertools
 import json
 import shlex
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -20,12 +21,13 @@ import torch
 from tqdm import tqdm
 
 from summarymixing import machine
-from summarymixing.benchmark import report
+from summarymixing.benchmark import recipe, report
 from summarymixing.benchmark.cases import DEPTHS, GRAPHS, MIXERS, PARTS, PRECISIONS, STEPS, Case
 from summarymixing.benchmark.measure import limit_memory, measure
 from summarymixing.errors import InputError, said_in_one_line
 from summarymixing.files import write_whole
 
+RECIPE = Path(__file__).parents[1] / "recipes" / "LibriSpeech" / "hparams" / "ctc_attention.yaml"
 ENCODERS = tuple(DEPTHS)
 EVERYTHING = {
     "encoders": ENCODERS, "parts": PARTS, "steps": STEPS, "precisions": PRECISIONS,
@@ -39,7 +41,12 @@ DEFAULTS = {
             "precisions": ["float32"], "graphs": ["eager"],
             "mixers": ["none", "SummaryMixing", "SummaryMixing-lite", "SummaryMixing-fast",
                        "RoPEMHA"],
-        }
+        },
+        {
+            "seconds": [40], "encoders": ["conformer"], "parts": ["layers"],
+            "steps": ["training"], "precisions": ["float32"], "graphs": ["eager"],
+            "mixers": ["SummaryMixing+checkpointing", "RoPEMHA+checkpointing"],
+        },
     ],
     "cuda": [
         {
@@ -79,34 +86,43 @@ DEFAULTS = {
 
 
 def cases(arguments, device):
-    """[(case, its mixers)], shortest first within a selection."""
-    found = []
-    for selection in DEFAULTS[device]:
-        chosen = {name: getattr(arguments, name) or values for name, values in selection.items()}
+    """{case: its mixers}, in the order in which they are measured.
+
+    With options, what they leave open is as in the first of the defaults.
+    """
+    given = {name: getattr(arguments, name) for name in ("seconds", *EVERYTHING)}
+    given = {name: values for name, values in given.items() if values}
+    found = {}
+    for chosen in [DEFAULTS[device][0] | given] if given else DEFAULTS[device]:
         for seconds, encoder, part, step, precision, graph in itertools.product(
-            *(chosen[name] for name in list(chosen)[:6])
-        ):
+            *(chosen[name] for name in
+              ("seconds", "encoders", "parts", "steps", "precisions", "graphs"))
+        ):  # fmt: skip
+            layers = {"cell": 1, "layers": arguments.layers, "encoder": DEPTHS[encoder]}[part]
             batch = arguments.batch or max(1, round(arguments.batch_seconds / seconds))
             case = Case(
-                encoder, part,
-                {"cell": 1, "layers": arguments.layers, "encoder": DEPTHS[encoder]}[part],
-                seconds, batch, arguments.padding, step, precision, graph, arguments.d_model,
-                arguments.dropout,
+                encoder, part, layers, seconds, batch, arguments.padding, step, precision, graph,
+                arguments.d_model, arguments.dropout,
             )  # fmt: skip
-            # The cell of no mixer is nothing, and the ratios need both others.
-            mixers = [
-                mixer for mixer in MIXERS
-                if (mixer in chosen["mixers"] or mixer in report.BASELINES)
-                and not (part == "cell" and mixer == "none")
-            ]  # fmt: skip
-            if (case, mixers) not in found:
-                found.append((case, mixers))
+            wanted = {*chosen["mixers"], *report.BASELINES, *found.get(case, ())}
+            if part == "cell":
+                wanted.discard("none")  # a cell that is nothing
+            found[case] = [mixer for mixer in MIXERS if mixer in wanted]
     return found
 
 
 def check(arguments):
     """`InputError` for what cannot be."""
-    for name in ("threads", "repeats", "layers", "batch", "batch_seconds", "d_model", "minutes"):
+    for name in (
+        "threads",
+        "repeats",
+        "layers",
+        "batch",
+        "batch_seconds",
+        "d_model",
+        "minutes",
+        "recipe_seconds",
+    ):
         value = getattr(arguments, name)
         if value is not None and not value > 0:
             raise InputError(f"--{name} must be more than 0, got {value}")
@@ -131,6 +147,8 @@ def read(path):
         content = json.loads(Path(path).read_text(encoding="utf-8"))
         for row in content["rows"]:
             report.case_of(row)
+        for row in content["recipes"]:
+            report.recipe_of(row)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path} is no file of results of benchmark.py: {error}") from error
     return content
@@ -143,7 +161,7 @@ def measure_all(arguments, device):
         "machine": machine.describe(arguments.device), "kind": device, "seed": arguments.seed,
         "repeats": arguments.repeats,
     }  # fmt: skip
-    content = {**facts, "commands": [], "rows": []}
+    content = {**facts, "commands": [], "rows": [], "recipes": []}
     if path.exists() and not arguments.again:
         content = read(path)
         for name, value in facts.items():
@@ -153,10 +171,12 @@ def measure_all(arguments, device):
                     "to measure all anew"
                 )
     content["commands"].append(shlex.join(["scripts/benchmark.py", *arguments.argv]))
+    if arguments.recipe:
+        measure_recipe(arguments, content, path)
     there = report.by_case(content["rows"])
     todo = [
         (case, mixers)
-        for case, mixers in cases(arguments, device)
+        for case, mixers in cases(arguments, device).items()
         if not set(mixers) <= set(there.get(case, ()))
     ]
     end = time.monotonic() + 60 * arguments.minutes
@@ -169,6 +189,28 @@ def measure_all(arguments, device):
         content["rows"] = kept + rows
         write_whole(path, json.dumps(content, indent=1) + "\n")
     return content
+
+
+def measure_recipe(arguments, content, path):
+    """Adds the rows of the recipe to the content of a file of results, unless they are there."""
+    mixers = [
+        mixer
+        for mixer in MIXERS
+        if mixer in (arguments.mixers or ("SummaryMixing",)) or mixer == "RoPEMHA"
+    ]
+    seconds = arguments.recipe_seconds or (30 if content["kind"] == "cpu" else 500)
+    overrides = [f"--{override}" for override in arguments.override]
+    one = recipe.identity(arguments.recipe, overrides, seconds)
+    kept = [row for row in content["recipes"] if report.recipe_of(row) != report.recipe_of(one)]
+    measured = {row["mixer"] for row in content["recipes"] if row not in kept}
+    if set(mixers) <= measured:
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        content["recipes"] = kept + recipe.measure_recipe(
+            arguments.recipe, mixers, folder, seconds, arguments.device, arguments.repeats,
+            arguments.seed, overrides,
+        )  # fmt: skip
+    write_whole(path, json.dumps(content, indent=1) + "\n")
 
 
 def main(argv=None):
@@ -195,6 +237,19 @@ def main(argv=None):
     parser.add_argument("--minutes", type=float, default=10.0, help="no case begins after these")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", help="default: benchmarks/results/speed_DEVICE.json")
+    parser.add_argument(
+        "--recipe",
+        nargs="?",
+        const=str(RECIPE),
+        metavar="YAML",
+        help="a training step of a recipe as well, by default LibriSpeech's",
+    )
+    parser.add_argument(
+        "--recipe_seconds", type=float, help="of audio in its batch; by default 500, on the CPU 30"
+    )
+    parser.add_argument(
+        "--override", nargs="*", default=[], metavar="KEY=VALUE", help="for the recipe"
+    )
     parser.add_argument("--again", action="store_true", help="measures anew what is in the file")
     parser.add_argument("--report", nargs="+", metavar="JSON", help="measures nothing: shows these")
     parser.add_argument("--plot", metavar="PNG", help="draws time and memory against length")
@@ -219,6 +274,8 @@ def main(argv=None):
         )
         print(f"{facts['device']}, {facts['threads']} threads, {versions}\n")
         print(report.table(content["rows"]), "\n")
+        if content["recipes"]:
+            print(report.recipe_table(content["recipes"]), "\n")
         print(*report.targets(content["rows"], content["kind"]), "", sep="\n")
     if arguments.plot:
         rows = [row for content in contents for row in content["rows"]]

@@ -22,6 +22,8 @@ MIXERS = {
     "RelPosMHAXL": {"attention_type": "RelPosMHAXL"},
     "regularMHA": {"attention_type": "regularMHA"},
     "hypermixing": {"attention_type": "hypermixing"},
+    "SummaryMixing+checkpointing": {"encoder_nhead": 1, "activation_checkpointing": True},
+    "RoPEMHA+checkpointing": {"attention_type": "RoPEMHA", "activation_checkpointing": True},
 }
 # The bare matrix products of a feed-forward part: the rate that a case is compared with.
 PRODUCTS = "products"

@@ -114,6 +114,46 @@ def table(rows):
     return "\n".join("| " + " | ".join(map(str, cells)) + " |" for cells in lines)
 
 
+def recipe_table(rows):
+    """Training steps of recipes as a table in Markdown.
+
+    "to RoPEMHA" is of times, then of memory; "loader" is the time in which the recipe's data
+    workers read a batch as a share of the step that they have to keep up with.
+    """
+    head = (
+        "recipe", "s a batch", "precision", "mixer", "s a step", "× real time", "to RoPEMHA",
+        "MiB", "to RoPEMHA", "loader",
+    )  # fmt: skip
+    lines = [head, ["---"] * len(head)]
+    for row in rows:
+        rope = next(
+            other
+            for other in [*rows, {}]
+            if not other or other["mixer"] == "RoPEMHA" and recipe_of(other) == recipe_of(row)
+        )
+        name = " ".join([row["recipe"], *row["overrides"]])
+        cells = [name, f"{row['batch_seconds']:g}"]
+        if "failed" in row:
+            cells += ["", row["mixer"], row["failed"], "", "", "", "", ""]
+        else:
+            median = statistics.median(row["times"])
+            reading = spread(
+                read / row["workers"] / step for read, step in zip(row["read_times"], row["times"])
+            )
+            cells += [
+                row["precision"], row["mixer"], f"{median:.3f}", f"{median / row['audio']:.2g}",
+                time_ratio(row, rope) or "", f"{row['peak_bytes'] / 2**20:.0f}",
+                _short(memory_ratio(row, rope)), f"{100 * reading.median:.0f} %",
+            ]  # fmt: skip
+        lines.append(cells)
+    return "\n".join("| " + " | ".join(map(str, cells)) + " |" for cells in lines)
+
+
+def recipe_of(row):
+    """What rows of a recipe have in common that took turns."""
+    return row["recipe"], tuple(row["overrides"]), row["batch_seconds"]
+
+
 def _short(ratio):
     return f"{ratio.median:.2f}" if ratio else ""
 
