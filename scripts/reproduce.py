@@ -1,0 +1,187 @@
+#!/usr/bin/env python3
+"""A published table reproduced: its trainings, and a table with the published numbers beside ours.
+
+    python scripts/reproduce.py TABLE --data_folder=... [--seeds 1 2 3] [--gpus N] [--key=value ...]
+
+TABLE is one of hparams/tables, or a YAML file such as these. What is done is not done again, and
+what was stopped goes on: the same command may be started any number of times. Each training writes
+into a file in OUT/logs. One that fails leaves the others to their work; it is named at the end, the
+exit status is 1, and the next start tries it again. Other options are handed on to every training,
+as --device=cpu or --lm_file=lm.pt. OUT gets TABLE.md, TABLE.csv and TABLE.png after each training.
+"""
+
+import argparse
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from tqdm import tqdm
+
+from summarymixing.errors import InputError, said_in_one_line
+from summarymixing.training import curves, tables
+from summarymixing.training.preemption import EXIT_STATUS
+
+ROOT = Path(__file__).resolve().parents[1]
+TABLES = ROOT / "hparams" / "tables"
+WAIT = 0.5  # seconds between looks at what is running
+
+
+def table_file(name):
+    path = Path(name)
+    if path.suffix == ".yaml":
+        return path
+    known = sorted(file.stem for file in TABLES.glob("*.yaml"))
+    if name not in known:
+        raise InputError(f"there is no table {name!r}; known are {', '.join(known)}")
+    return TABLES / f"{name}.yaml"
+
+
+def command(arguments, gpus):
+    launcher = [sys.executable]
+    if gpus > 1:
+        launcher += ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={gpus}"]
+    return [*launcher, *arguments]
+
+
+def train(runs, out, jobs, gpus, finished):
+    """Runs what is missing; returns what failed, {title: why}.
+
+    Arguments
+    ---------
+    runs : list of summarymixing.training.tables.Run
+    out : pathlib.Path
+    jobs : int
+        Trainings at the same time.
+    gpus : int
+        Processes of each.
+    finished : callable
+        Called after each training that ended well.
+    """
+    waiting = [run for run in runs if run.missing() is not None]
+    failures, running = {}, {}
+    total, shown = len(runs), ""
+
+    def begin(run, arguments):
+        log = out / "logs" / f"{run.folder.parent.name}_{run.seed}.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        line = command(arguments, gpus)
+        with open(log, "a", encoding="utf-8") as file:
+            print(shlex.join(line), file=file, flush=True)
+            # In a session of its own: a Ctrl-C reaches it as SIGTERM only, upon which it saves.
+            running[run] = subprocess.Popen(
+                line, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
+            ), arguments, log  # fmt: skip
+
+    with tqdm(total=total, initial=total - len(waiting), unit="run", file=sys.stderr) as bar:
+        try:
+            while waiting or running:
+                while waiting and len(running) < jobs:
+                    begin(waiting[0], waiting.pop(0).missing())
+                where = "; ".join(map(_where, running))
+                if where != shown:  # in a file, every one is a line
+                    bar.set_postfix_str(where)
+                    shown = where
+                time.sleep(WAIT)
+                for run, (process, arguments, log) in list(running.items()):
+                    if process.poll() is None:
+                        continue
+                    del running[run]
+                    if process.returncode in (EXIT_STATUS, -signal.SIGTERM):
+                        raise KeyboardInterrupt
+                    left = run.missing() if process.returncode == 0 else None
+                    if process.returncode:
+                        failures[run.title] = f"{_last_line(log)} ({log})"
+                    elif left == arguments:
+                        failures[run.title] = f"it ended without the results that it is for ({log})"
+                    elif left is not None:
+                        begin(run, left)
+                        continue
+                    else:
+                        finished()
+                    bar.update()
+        except KeyboardInterrupt:
+            for process, *_ in running.values():
+                process.terminate()
+            for process, *_ in running.values():
+                process.wait()
+            bar.close()
+            print("stopped: the same command goes on from here", file=sys.stderr)
+            sys.exit(EXIT_STATUS)
+    return failures
+
+
+def _where(run):
+    """How far a training is."""
+    try:
+        epochs = curves.read(run.folder / "curve.csv")
+    except (InputError, OSError):
+        epochs = []
+    return run.title + (f": epoch {epochs[-1]['epoch']}" if epochs else "")
+
+
+def _last_line(log):
+    lines = [line.strip() for line in log.read_text(encoding="utf-8").splitlines() if line.strip()]
+    errors = [line for line in lines if line.startswith("error: ")]
+    return (errors or lines)[-1].removeprefix("error: ")
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser.add_argument("table")
+    parser.add_argument("--data_folder", help="of the corpus; required but for --collect")
+    parser.add_argument("--out", type=Path, help="default: results/reproduce/TABLE")
+    parser.add_argument("--seeds", type=int, nargs="+", help="in place of the table's")
+    parser.add_argument("--rows", nargs="+", metavar="NAME", help="only these rows")
+    parser.add_argument("--gpus", type=int, default=1, help="of each training, through torchrun")
+    parser.add_argument("--jobs", type=int, default=1, help="trainings at the same time")
+    parser.add_argument(
+        "--collect", action="store_true", help="only make the table of what is done"
+    )
+    parser.add_argument("--commands", action="store_true", help="only print what is left to run")
+    arguments, options = parser.parse_known_args(argv)
+    with said_in_one_line():
+        path = table_file(arguments.table)
+        table = tables.read(path)
+        out = (arguments.out or Path("results") / "reproduce" / path.stem).absolute()
+        for name in ("gpus", "jobs"):
+            if getattr(arguments, name) < 1:
+                raise InputError(f"--{name} must be at least 1, got {getattr(arguments, name)}")
+        if arguments.data_folder is None and not arguments.collect:
+            raise InputError("--data_folder is required: the folder of the corpus")
+        if options and not options[0].startswith("--"):
+            raise InputError(f"{options[0]}: one table at a time, and options as --key=value")
+        if arguments.rows:
+            names = [row["name"] for row in table["rows"]]
+            for name in arguments.rows:
+                if name not in names:
+                    raise InputError(f"--rows: no row {name!r}; known are {'; '.join(names)}")
+            table["rows"] = [row for row in table["rows"] if row["name"] in arguments.rows]
+        options = [f"--data_folder={arguments.data_folder}", *options]
+        runs = tables.runs(table, ROOT, out, arguments.seeds, options)
+        if arguments.commands:
+            for run in runs:
+                if (missing := run.missing()) is not None:
+                    print(shlex.join(command(missing, arguments.gpus)))
+            return
+
+        def finished():
+            return tables.write(table, tables.collect(table, runs), out / path.stem)
+
+        failures = {}
+        if not arguments.collect:
+            before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+            failures = train(runs, out, arguments.jobs, arguments.gpus, finished)
+            signal.signal(signal.SIGTERM, before)
+        print(f"\n{finished()}\n{out / path.stem}.md, .csv and .png")
+    if failures:
+        print(f"\nerror: {len(failures)} of {len(runs)} runs failed:", file=sys.stderr)
+        for title, why in failures.items():
+            print(f"  {title}: {why}", file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,478 @@
+"""A published table and ours beside it: which trainings it takes, and what they gave.
+
+A table is a YAML file. Paths in it are relative to a root folder, the repository's:
+
+    title: LibriSpeech, CTC + attention
+    note: what the published numbers are, and under what conditions    # below the table
+    script: recipes/LibriSpeech/train.py
+    recipe: recipes/LibriSpeech/hparams/ctc_attention.yaml
+    options: {avg_checkpoints: 10}          # of every row; a row's own come after
+    metric: wer                             # or cer
+    tests: {valid: dev-clean}               # name in results.json: title
+    decode:                                 # more tests of a trained model, by the ends of their
+      _chunk16_left2: {test_chunk_size: 16, test_left_context: 2}    # names in results.json
+    seeds: [1]
+    rows:
+      - name: Conformer, SummaryMixing
+        options: {variant: "conformer,summarymixing"}
+        published: {valid: 2.8, gpu_hours: 98, memory_gb: 21}
+
+A row may have a `script`, a `recipe` and `seeds` of its own.
+"""
+
+import csv
+import dataclasses
+import io
+import json
+import math
+import re
+from pathlib import Path
+
+import ruamel.yaml
+
+from summarymixing.errors import InputError
+from summarymixing.files import write_whole
+from summarymixing.scoring import bootstrap, metrics, transcripts
+
+_DEFAULTS = {"note": "", "options": {}, "metric": "wer", "decode": {}, "seeds": [1]}
+_OF_A_ROW = ("script", "recipe", "seeds")
+_EXPLAINED = (
+    "Ours: the mean over seeds ± half its 95 % interval (Student), where there are two or more; in "
+    "brackets the 95 % interval of the bootstrap over the test set's speakers, or utterances where "
+    "these are not known. Minutes and GPU hours are those of one training, without tests; peak "
+    "memory is per GPU, or of the process on a CPU."
+)
+_COSTS = {"gpu_hours": "GPU hours", "memory_gb": "peak GB"}
+_PUBLISHED = {"marker": "D", "facecolor": "none", "edgecolor": "#C0504D"}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Run:
+    """One training: a row with a seed."""
+
+    row: str
+    seed: int
+    folder: Path  # what it leaves, as results.json
+    base: list[str]  # script, recipe and options
+    decode: dict  # as in the table
+
+    @property
+    def title(self):
+        return f"{self.row}, seed {self.seed}"
+
+    def results(self):
+        """The content of its results.json, or None."""
+        path = self.folder / "results.json"
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        except ValueError as error:
+            raise InputError(
+                f"{path}: not JSON ({error}); remove it to have it made anew"
+            ) from None
+
+    def missing(self):
+        """The arguments of what has to be run next; None when all is there."""
+        found = self.results()
+        if found is None:
+            return self.base
+        for ending, options in self.decode.items():
+            if not any(name.endswith(ending) for name in found["tests"]):
+                return [*self.base, "--test_only", *_as_arguments(options)]
+        return None
+
+
+def read(path) -> dict:
+    """A table, checked.
+
+    Parameters
+    ----------
+    path : path
+
+    Returns
+    -------
+    dict
+        With every key of the module's description; each row has its `name`, `script`, `recipe`,
+        `options`, `seeds` and `published`.
+
+    Raises
+    ------
+    InputError
+        For a file that is missing or malformed, a key that is missing or unknown, two rows whose
+        names are alike.
+
+    Example
+    -------
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp(), "small.yaml")
+    >>> _ = path.write_text(
+    ...     "title: Small\\nscript: train.py\\nrecipe: a.yaml\\ntests: {test: test}\\n"
+    ...     "rows: [{name: Wide, options: {width: 8}}]"
+    ... )
+    >>> [(row["name"], row["options"], row["seeds"]) for row in read(path)["rows"]]
+    [('Wide', {'width': 8}, [1])]
+    """
+    try:
+        with open(path, encoding="utf-8") as file:
+            table = ruamel.yaml.YAML(typ="safe", pure=True).load(file)
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}") from error
+    except (ruamel.yaml.error.YAMLError, ValueError) as error:
+        raise InputError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
+    known = {"title", "tests", "rows", "script", "recipe", *_DEFAULTS}
+    _check(path, "table", table, known, ("title", "tests", "rows"))
+    table = {**_DEFAULTS, **table}
+    if table["metric"] not in ("wer", "cer"):
+        raise InputError(f"{path}: metric must be wer or cer, got {table['metric']}")
+    rows, folders = [], {}
+    for row in table["rows"]:
+        known = {"name", "options", "published", *_OF_A_ROW}
+        _check(path, "a row", row, known, ("name",))
+        row = {key: table[key] for key in _OF_A_ROW if key in table} | row
+        _check(path, f"row {row['name']!r}", row, known, ("script", "recipe"))
+        row["options"] = {**table["options"], **row.get("options", {})}
+        row["published"] = row.get("published") or {}
+        wrong = row["published"].keys() - {*table["tests"], *_COSTS}
+        if wrong:
+            raise InputError(
+                f"{path}: row {row['name']!r}: published {min(wrong)} is no test of it"
+            )
+        other = folders.setdefault(_as_folder(row["name"]), row["name"])
+        if other in (found["name"] for found in rows):
+            raise InputError(f"{path}: the rows {other!r} and {row['name']!r} have names too alike")
+        rows.append(row)
+    return {**table, "rows": rows}
+
+
+def _check(path, what, mapping, known, required):
+    if not isinstance(mapping, dict):
+        raise InputError(f"{path}: {what}: keys and values are expected")
+    for key in required:
+        if key not in mapping:
+            raise InputError(f"{path}: {what}: the key {key!r} is missing")
+    for key in mapping:
+        if key not in known:
+            raise InputError(
+                f"{path}: {what}: no key {key!r}; known are {', '.join(sorted(known))}"
+            )
+
+
+def runs(table, root, out, seeds=None, options=()) -> list[Run]:
+    """The trainings of a table, a seed of every row before the next seed.
+
+    Parameters
+    ----------
+    table : dict
+        As from `read`.
+    root : path
+        What the paths of scripts and recipes are relative to.
+    out : path
+        Folder of the trainings' folders.
+    seeds : list of int, optional
+        In place of the table's.
+    options : list of str
+        Command-line arguments for all of them, stronger than the table's.
+
+    Returns
+    -------
+    list of Run
+
+    Raises
+    ------
+    InputError
+        If a script or a recipe is not there.
+    """
+    root, out = Path(root), Path(out)
+    found = []
+    for row in table["rows"]:
+        files = [root / row["script"], root / row["recipe"]]
+        for file in files:
+            if not file.is_file():
+                raise InputError(f"row {row['name']!r}: there is no file {file}")
+        given = {argument.split("=")[0].removeprefix("--") for argument in options}
+        own = {key: value for key, value in row["options"].items() if key not in given}
+        for place, seed in enumerate(seeds or row["seeds"]):
+            folder = out / _as_folder(row["name"]) / str(seed)
+            base = [
+                *map(str, files),
+                *_as_arguments(own | {"seed": seed, "output_folder": folder}),
+                *options,
+            ]
+            found.append((place, Run(row["name"], seed, folder, base, table["decode"])))
+    return [run for _, run in sorted(found, key=lambda item: item[0])]
+
+
+def _as_arguments(options):
+    # YAML's words for what is None, True or False in Python.
+    plain = {
+        key: json.dumps(value) if value is None or isinstance(value, bool) else value
+        for key, value in options.items()
+    }
+    return [f"--{key}={value}" for key, value in plain.items()]
+
+
+def _as_folder(name):
+    return re.sub(r"[^\w.+-]+", "_", name).strip("_")
+
+
+def collect(table, runs) -> list[dict]:
+    """What the trainings gave, row by row.
+
+    Parameters
+    ----------
+    table : dict
+        As from `read`.
+    runs : list of Run
+
+    Returns
+    -------
+    list of dict
+        One a row of the table, with what is not known None:
+
+        name : str
+        seeds, done : lists of int
+            All, and those that have results.
+        params : int
+        tests : dict
+            Test to dict: published, mean, seeds_interval (half its width, see `half_width`),
+            speakers_interval (low, high), values (by seed); in percent.
+        minutes, gpu_hours, memory_gb : float
+            Of a training, the first two are means over the seeds: its time, that times its GPUs,
+            and peak memory in 10^9 bytes, per GPU if on GPUs.
+        published : dict
+            gpu_hours and memory_gb.
+    """
+    rows = []
+    for row in table["rows"]:
+        own = sorted((run for run in runs if run.row == row["name"]), key=lambda run: run.seed)
+        results = {run: found for run in own if (found := run.results())}
+        tests = {}
+        for test in table["tests"]:
+            scored = {r: c["tests"][test] for r, c in results.items() if test in c["tests"]}
+            values = {r.seed: scores[table["metric"]] for r, scores in scored.items()}
+            known = [value for value in values.values() if value is not None]
+            tests[test] = {
+                "published": row["published"].get(test),
+                "mean": _mean(known),
+                "seeds_interval": half_width(known),
+                "speakers_interval": _over_speakers(scored, test, table["metric"]),
+                "values": values,
+            }
+        seconds = [c["train_seconds"] for c in results.values() if c.get("train_seconds")]
+        gpu_seconds = [
+            c["train_seconds"] * c.get("processes", 1)
+            for c in results.values()
+            if c.get("train_seconds") and str(c.get("device")).startswith("cuda")
+        ]
+        peaks = [c["peak_memory_bytes"] for c in results.values() if c.get("peak_memory_bytes")]
+        rows.append(
+            {
+                "name": row["name"],
+                "seeds": [run.seed for run in own],
+                "done": [run.seed for run in results],
+                "params": next((c.get("params") for c in results.values()), None),
+                "tests": tests,
+                "minutes": _mean([value / 60 for value in seconds]),
+                "gpu_hours": _mean([value / 3600 for value in gpu_seconds]),
+                "memory_gb": max(peaks) / 1e9 if peaks else None,
+                "published": {key: row["published"].get(key) for key in _COSTS},
+            }
+        )
+    return rows
+
+
+def half_width(values) -> float | None:
+    """Half the width of the 95 % interval of a mean, by Student's distribution; None for one value.
+
+    Example
+    -------
+    >>> round(half_width([7.0, 8.0, 9.0]), 2)
+    2.48
+    """
+    if len(values) < 2:
+        return None
+    from scipy.stats import t
+
+    mean = _mean(values)
+    variance = sum((value - mean) ** 2 for value in values) / (len(values) - 1)
+    return float(t.ppf(0.975, len(values) - 1)) * math.sqrt(variance / len(values))
+
+
+def _mean(values):
+    return sum(values) / len(values) if values else None
+
+
+def _over_speakers(scored, test, metric):
+    """The bootstrap's interval of the mean over seeds: the same speakers are drawn for all."""
+    counts, speakers, ids = [], [], []
+    for run in scored:
+        # In chunks it is the same set.
+        references = run.folder / "manifests" / f"{test.split('_chunk')[0]}.csv"
+        hypotheses = run.folder / f"hypotheses_{test}.txt"
+        if not references.is_file() or not hypotheses.is_file():
+            return None
+        references = transcripts.read(references)
+        found = metrics.count(references.texts, transcripts.read(hypotheses).texts)
+        of_words = metric == "wer"
+        counts += zip(
+            found.errors if of_words else found.character_errors,
+            found.words if of_words else found.characters,
+        )
+        ids += found.ids
+        speakers += [(references.speakers or {}).get(i, i) for i in found.ids]
+    if not counts:
+        return None
+    # One speaker alone would always be drawn again.
+    blocks = speakers if len(set(speakers)) > 1 else ids
+    sums = bootstrap.resampled_sums(bootstrap.by_block(counts, blocks))
+    low, high = bootstrap.interval(bootstrap.percent(sums[:, 0], sums[:, 1]))
+    return None if math.isnan(low) else (low, high)
+
+
+def write(table, rows, path) -> str:
+    """Writes a table as `path`.md, .csv and .png; returns the Markdown.
+
+    Parameters
+    ----------
+    table : dict
+        As from `read`.
+    rows : list of dict
+        As from `collect`.
+    path : path
+        Without a suffix.
+    """
+    text = markdown(table, rows)
+    path = Path(path)
+    write_whole(path.with_name(f"{path.name}.md"), text)
+    write_whole(path.with_name(f"{path.name}.csv"), as_csv(table, rows))
+    draw(table, rows, path.with_name(f"{path.name}.png"))
+    return text
+
+
+def markdown(table, rows) -> str:
+    """A table for people; what is in its cells is said below it."""
+    columns = [("model", lambda row: row["name"]), ("M parameters", _params)]
+    for test, title in table["tests"].items():
+        unit = f"{title} {table['metric'].upper()} %"
+        if any(row["tests"][test]["published"] is not None for row in rows):
+            columns.append(
+                (
+                    f"{unit}, published",
+                    lambda row, test=test: _number(row["tests"][test]["published"]),
+                )
+            )
+        columns.append((unit, lambda row, test=test: _rate(row["tests"][test])))
+    columns.append(("minutes", lambda row: _number(row["minutes"], ".0f")))
+    for key, title in _COSTS.items():
+        if any(row["published"][key] is not None for row in rows):
+            columns.append(
+                (f"{title}, published", lambda row, key=key: _number(row["published"][key], "g"))
+            )
+        if key != "gpu_hours" or any(row[key] is not None for row in rows):
+            columns.append((title, lambda row, key=key: _number(row[key], ".1f")))
+    columns.append(("seeds", _seeds))
+    lines = [f"# {table['title']}", ""]
+    lines.append("| " + " | ".join(title for title, _ in columns) + " |")
+    lines.append("|---" * len(columns) + "|")
+    lines += ["| " + " | ".join(cell(row) for _, cell in columns) + " |" for row in rows]
+    lines += ["", _EXPLAINED]
+    note = " ".join(table["note"].split())
+    return "\n".join([*lines, *(["", note] if note else [])]) + "\n"
+
+
+def _params(row):
+    return _number(row["params"] and row["params"] / 1e6, ".1f")
+
+
+def _seeds(row):
+    done, seeds = len(row["done"]), len(row["seeds"])
+    return str(seeds) if done == seeds else f"{done} of {seeds}"
+
+
+def _rate(scores):
+    if scores["mean"] is None:
+        return "-"
+    text = _number(scores["mean"])
+    if scores["seeds_interval"] is not None:
+        text += f" ± {scores['seeds_interval']:.2f}"
+    if scores["speakers_interval"] is not None:
+        text += " ({:.1f}–{:.1f})".format(*scores["speakers_interval"])
+    return text
+
+
+def _number(value, form=".2f"):
+    return "-" if value is None else format(value, form)
+
+
+def as_csv(table, rows) -> str:
+    """A table for programs: the same figures unrounded, empty where not known."""
+    flat = []
+    for row in rows:
+        line = {"model": row["name"], "params": row["params"]}
+        line |= {"seeds": " ".join(map(str, row["done"])), "seeds_wanted": len(row["seeds"])}
+        for test in table["tests"]:
+            scores, name = row["tests"][test], f"{test}_{table['metric']}"
+            low, high = scores["speakers_interval"] or (None, None)
+            line[f"{name}_published"] = scores["published"]
+            line[name] = scores["mean"]
+            line[f"{name}_seeds_half_width"] = scores["seeds_interval"]
+            line[f"{name}_speakers_low"], line[f"{name}_speakers_high"] = low, high
+            line[f"{name}_values"] = " ".join(map(str, scores["values"].values()))
+        line["minutes"] = row["minutes"]
+        for key in _COSTS:
+            line |= {f"{key}_published": row["published"][key], key: row[key]}
+        flat.append(line)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(flat[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(flat)
+    return text.getvalue()
+
+
+def draw(table, rows, path):
+    """A table as a PNG: a panel a test, and those of time and memory."""
+    from matplotlib.figure import Figure
+
+    time = "gpu_hours" if any(row["gpu_hours"] is not None for row in rows) else "minutes"
+    panels = [*table["tests"], time, "memory_gb"]
+    titles = {**table["tests"], "minutes": "minutes of training", **_COSTS}
+    places = range(len(rows), 0, -1)
+    size = (2.2 + 2.1 * len(panels), 1.3 + 0.32 * len(rows))
+    figure = Figure(figsize=size, dpi=120, layout="constrained", facecolor="white")
+    for axes, panel in zip(figure.subplots(1, len(panels), sharey=True, squeeze=False)[0], panels):
+        for place, row in zip(places, rows):
+            if panel in table["tests"]:
+                scores = row["tests"][panel]
+                published, mean, error = (
+                    scores[key] for key in ("published", "mean", "seeds_interval")
+                )
+                seeds = [value for value in scores["values"].values() if value is not None]
+                axes.plot(seeds, [place] * len(seeds), ".", color="#7FA8D1", markersize=5, zorder=2)
+            else:
+                published, mean, error = row["published"].get(panel), row[panel], None
+            if published is not None:
+                axes.scatter([published], [place], s=34, zorder=3, **_PUBLISHED)
+            if mean is not None:
+                axes.errorbar([mean], [place], xerr=error, fmt="o", color="#1F4E8C", markersize=4,
+                              capsize=2, zorder=4)  # fmt: skip
+        axes.set_title(titles[panel], fontsize=10)
+        if panel in table["tests"]:
+            axes.set_xlabel(f"{table['metric'].upper()} %")
+        else:
+            axes.set_xlim(left=0)
+        axes.grid(True, color="#E5E5E5", linewidth=0.8)
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.set_yticks(list(places), [row["name"] for row in rows])
+        axes.set_ylim(0.4, len(rows) + 0.6)
+    marks = [axes.scatter([], [], color="#1F4E8C", s=16, label="ours: mean, 95 % over seeds")]
+    known = [row["published"] for row in rows]
+    known += [{"test": scores["published"]} for row in rows for scores in row["tests"].values()]
+    if any(value is not None for published in known for value in published.values()):
+        marks.append(axes.scatter([], [], s=34, label="published", **_PUBLISHED))
+    figure.legend(handles=marks, loc="outside lower center", ncols=2, frameon=False, fontsize=8)
+    figure.suptitle(table["title"], fontsize=11)
+    image = io.BytesIO()
+    figure.savefig(image, format="png")
+    write_whole(path, image.getvalue())

@@ -1,0 +1,181 @@
+"""scripts/reproduce.py over a stub recipe, and over a tiny real one."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from summarymixing.training.preemption import EXIT_STATUS
+
+ROOT = Path(__file__).parents[1]
+STUB = """
+import json, os, pathlib, sys, time
+
+options = dict(argument[2:].split("=", 1) for argument in sys.argv[2:] if "=" in argument)
+folder = pathlib.Path(options["output_folder"])
+folder.mkdir(parents=True, exist_ok=True)
+with open(folder / "seen.txt", "a") as file:
+    print(*sys.argv[1:], os.environ.get("WORLD_SIZE", 1), file=file)
+if options["width"] == "3" and not os.path.exists(options["data_folder"] + "/mended"):
+    sys.exit("error: width: 3 is too narrow")
+if options["width"] == "4":
+    (folder / "curve.csv").write_text("epoch,loss\\n7,1.0\\n")
+    time.sleep(60)
+path = folder / "results.json"
+tests = json.loads(path.read_text())["tests"] if path.exists() else {}
+name = "test" + ("_chunk16" if "--test_only" in sys.argv else "")
+tests[name] = {"wer": int(options["width"]) + int(options["seed"]) / 10}
+if os.environ.get("RANK", "0") == "0":
+    path.write_text(json.dumps({"tests": tests, "train_seconds": 60}))
+"""
+
+
+@pytest.fixture
+def reproduce(tmp_path, load_script, capsys, monkeypatch):
+    (tmp_path / "train.py").write_text(STUB)
+    (tmp_path / "recipe.yaml").touch()
+    table = {
+        "title": "Stub",
+        "script": str(tmp_path / "train.py"),
+        "recipe": str(tmp_path / "recipe.yaml"),
+        "tests": {"test": "test", "test_chunk16": "in chunks"},
+        "decode": {"_chunk16": {"test_chunk_size": 16}},
+        "seeds": [1, 2],
+        "rows": [{"name": f"of {w}", "options": {"width": w}, "published": {"test": w}}
+                 for w in (2, 3, 5)],
+    }  # fmt: skip
+
+    def command(*options, **changes):
+        (tmp_path / "stub.yaml").write_text(json.dumps(table | changes))  # which is YAML, too
+        script = str(ROOT / "scripts" / "reproduce.py")
+        table_path = str(tmp_path / "stub.yaml")
+        return [sys.executable, script, table_path, f"--out={tmp_path}/out", *options]
+
+    script = load_script("reproduce")
+    monkeypatch.setattr(script, "WAIT", 0.05)
+
+    def run(*options, **changes):
+        capsys.readouterr()
+        status = 0
+        try:
+            script.main(command(*options, **changes)[2:])
+        except SystemExit as stop:
+            status = stop.code
+        return status, *capsys.readouterr()
+
+    run.command = command
+    return run
+
+
+def seen(folder):
+    return (folder / "seen.txt").read_text().splitlines()
+
+
+def test_a_failing_row_loses_no_others_and_is_tried_again(reproduce, tmp_path):
+    status, out, err = reproduce(f"--data_folder={tmp_path}", "--jobs=2", "--lm_file=lm.pt")
+    assert status == 1, err
+    assert "2 of 6 runs failed" in err
+    assert "of 3, seed 1: width: 3 is too narrow" in err
+    lines = (tmp_path / "out" / "stub.md").read_text().splitlines()
+    assert lines[4].startswith("| of 2 | - | 2.00 | 2.15 ± 0.64 | 2.15 ± 0.64 |")
+    assert lines[4].endswith("| 2 |") and lines[5].endswith("| 0 of 2 |")
+    for line in lines[:7]:
+        assert line in out
+    assert (tmp_path / "out" / "stub.png").exists()
+    trained, tested = seen(tmp_path / "out" / "of_5" / "2")
+    assert "--width=5 --seed=2" in trained and "--lm_file=lm.pt" in trained
+    assert "--test_only --test_chunk_size=16" in tested
+    assert "is too narrow" in (tmp_path / "out" / "logs" / "of_3_1.log").read_text()
+
+    (tmp_path / "mended").touch()
+    listed = reproduce(f"--data_folder={tmp_path}", "--commands")[1].splitlines()
+    assert len(listed) == 2 and all("--width=3" in line for line in listed)
+    status, _, err = reproduce(f"--data_folder={tmp_path}", "--jobs=2")
+    assert status == 0, err
+    with open(tmp_path / "out" / "stub.csv") as file:
+        assert [row["test_wer_values"] for row in csv.DictReader(file)] == [
+            "2.1 2.2", "3.1 3.2", "5.1 5.2",
+        ]  # fmt: skip
+    assert len(seen(tmp_path / "out" / "of_5" / "2")) == 2  # what was done was not done again
+    assert reproduce("--collect", "--rows", "of 5")[1].count("| of ") == 1
+
+
+def test_several_processes(reproduce, tmp_path):
+    table = {"rows": [{"name": "A", "options": {"width": 2}}], "decode": {}}
+    status, _, err = reproduce(f"--data_folder={tmp_path}", "--gpus=2", "--seeds=7", **table)
+    assert status == 0, err
+    lines = seen(tmp_path / "out" / "A" / "7")
+    assert len(lines) == 2 and all("--seed=7 " in line and line.endswith(" 2") for line in lines)
+
+
+def test_results_that_do_not_come(reproduce, tmp_path):
+    table = {"rows": [{"name": "A", "options": {"width": 2}}]}
+    table["decode"] = {"_left2": {"test_left_context": 2}}
+    status, _, err = reproduce(f"--data_folder={tmp_path}", "--seeds=7", **table)
+    assert status == 1
+    assert "A, seed 7: it ended without the results that it is for" in err
+
+
+def test_stopped_with_its_trainings(reproduce, tmp_path):
+    rows = [{"name": "slow", "options": {"width": 4}}]
+    command = reproduce.command(f"--data_folder={tmp_path}", "--seeds=1", rows=rows)
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    curve = tmp_path / "out" / "slow" / "1" / "curve.csv"
+    limit = time.monotonic() + 60
+    while not curve.exists() and time.monotonic() < limit:
+        time.sleep(0.05)
+    time.sleep(1)  # for a look at it
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == EXIT_STATUS
+    assert "slow, seed 1: epoch 7" in errors
+    assert "the same command goes on" in errors
+    listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True).stdout
+    assert f"output_folder={tmp_path}" not in listed
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ([], "--data_folder is required"),
+        (["--data_folder=x", "--gpus=0"], "--gpus must be at least 1"),
+        (["--data_folder=x", "--rows", "of 9"], "no row 'of 9'; known are of 2; of 3; of 5"),
+        (["--data_folder=x", "second"], "second: one table at a time"),
+    ],
+)
+def test_mistakes(reproduce, options, message):
+    status, _, err = reproduce(*options)
+    assert status == 2
+    assert message in err.splitlines()[-1]
+
+
+def test_no_such_table(load_script, capsys):
+    with pytest.raises(SystemExit):
+        load_script("reproduce").main(["an5", "--data_folder=x"])
+    assert "there is no table 'an5'; known are" in capsys.readouterr().err
+
+
+def test_a_real_recipe(tiny, corpus, tmp_path, reproduce):
+    recipe, *options = tiny(corpus, tmp_path / "unused", threads=1)
+    options = [option for option in options if "folder" not in option]
+    rows = [{"name": "tiny", "published": {"test-synthetic": 8.47}}]
+    changes = {"recipe": recipe, "script": str(ROOT / "recipes" / "Mini" / "train.py")}
+    changes |= {"rows": rows, "tests": {"test-synthetic": "test"}, "decode": {}, "seeds": [5]}
+    status, _, err = reproduce(f"--data_folder={corpus}", *options, **changes)
+    assert status == 0, err
+    results = json.loads((tmp_path / "out" / "tiny" / "5" / "results.json").read_text())
+    assert (results["seed"], results["processes"]) == (5, 1)
+    with open(tmp_path / "out" / "stub.csv") as file:
+        (row,) = csv.DictReader(file)
+    scores = results["tests"]["test-synthetic"]
+    assert float(row["test-synthetic_wer"]) == scores["wer"]
+    low, high = (float(row[f"test-synthetic_wer_speakers_{end}"]) for end in ("low", "high"))
+    assert low <= scores["wer"] <= high
+    assert float(row["minutes"]) * 60 == pytest.approx(results["train_seconds"])
+    assert os.path.getsize(tmp_path / "out" / "stub.png") > 1000

@@ -1,0 +1,229 @@
+"""Tables of published numbers and ours: reading, what is to run, what is collected and written."""
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import pytest
+from scipy import stats
+
+from summarymixing.errors import InputError
+from summarymixing.scoring.report import evaluate
+from summarymixing.training import tables
+
+TABLE = {
+    "title": "Two encoders",
+    "note": "Published with a\nlanguage model.",
+    "script": "train.py",
+    "recipe": "recipe.yaml",
+    "options": {"depth": 2, "plain": None},
+    "tests": {"valid": "dev", "test": "test-clean"},
+    "decode": {"_chunk16": {"test_chunk_size": 16}},
+    "seeds": [1, 2],
+    "rows": [
+        {
+            "name": "Wide, attention",
+            "options": {"width": 8, "causal": False, "variant": "a,b"},
+            "published": {"valid": 2.5, "gpu_hours": 98, "memory_gb": 21},
+        },
+        {"name": "Deep", "options": {"depth": 4}, "seeds": [3], "recipe": "other.yaml"},
+    ],
+}
+
+
+@pytest.fixture
+def root(tmp_path):
+    for name in ("train.py", "recipe.yaml", "other.yaml"):
+        (tmp_path / name).touch()
+    return tmp_path
+
+
+@pytest.fixture
+def table(root):
+    def make(**changes):
+        path = root / "table.yaml"
+        path.write_text(json.dumps(TABLE | changes))  # which is YAML, too
+        return tables.read(path)
+
+    return make
+
+
+def test_runs(table, root):
+    found = tables.runs(table(), root, root / "out")
+    assert [run.title for run in found] == [
+        "Wide, attention, seed 1", "Deep, seed 3", "Wide, attention, seed 2",
+    ]  # fmt: skip
+    assert found[2].folder == root / "out" / "Wide_attention" / "2"
+    assert found[2].base == [
+        f"{root}/train.py", f"{root}/recipe.yaml", "--depth=2", "--plain=null", "--width=8",
+        "--causal=false", "--variant=a,b", "--seed=2", f"--output_folder={found[2].folder}",
+    ]  # fmt: skip
+    assert found[1].base[1:3] == [f"{root}/other.yaml", "--depth=4"]
+
+    found = tables.runs(table(), root, root / "out", [7, 8], ["--depth=9", "--device=cpu"])
+    assert [(run.row, run.seed) for run in found] == [
+        ("Wide, attention", 7), ("Deep", 7), ("Wide, attention", 8), ("Deep", 8),
+    ]  # fmt: skip
+    assert found[1].base[-2:] == ["--depth=9", "--device=cpu"]
+    assert "--depth=4" not in found[1].base
+
+
+def _write_results(run, tests, **facts):
+    run.folder.mkdir(parents=True, exist_ok=True)
+    tests = {name: {"wer": wer, "cer": wer / 2} for name, wer in tests.items()}
+    (run.folder / "results.json").write_text(json.dumps({"tests": tests, **facts}))
+
+
+def test_what_is_missing(table, root):
+    run = tables.runs(table(), root, root / "out")[0]
+    assert run.missing() == run.base
+    _write_results(run, {"valid": 5.0})
+    assert run.missing() == [*run.base, "--test_only", "--test_chunk_size=16"]
+    _write_results(run, {"valid": 5.0, "valid_chunk16": 6.0})
+    assert run.missing() is None
+    (run.folder / "results.json").write_text("{")
+    with pytest.raises(InputError, match="results.json: not JSON .*remove it"):
+        run.missing()
+
+
+@pytest.fixture
+def collected(table, root):
+    runs = tables.runs(table(), root, root / "out", [1, 2, 3, 4])
+    for run, wer in zip(runs[:6:2], (7.0, 8.0, 10.0)):  # three of four seeds of the first row
+        _write_results(
+            run,
+            {"valid": wer, "test": wer + 1},
+            params=12_345_678,
+            train_seconds=600 * wer,
+            processes=2,
+            device="cuda:0",
+            peak_memory_bytes=wer * 1e9,
+        )
+    return table(), runs, tables.collect(table(), runs)
+
+
+def test_collected(collected):
+    first, second = collected[2]
+    assert (first["seeds"], first["done"], first["params"]) == ([1, 2, 3, 4], [1, 2, 3], 12_345_678)
+    valid = first["tests"]["valid"]
+    assert valid["published"] == 2.5 and valid["values"] == {1: 7.0, 2: 8.0, 3: 10.0}
+    assert valid["mean"] == pytest.approx(25 / 3)
+    low, high = stats.t.interval(0.95, 2, 25 / 3, stats.sem([7.0, 8.0, 10.0]))
+    assert valid["seeds_interval"] == pytest.approx((high - low) / 2)
+    assert valid["speakers_interval"] is None  # there are no hypotheses
+    assert first["tests"]["test"]["published"] is None
+    assert first["minutes"] == pytest.approx(10 * 25 / 3)
+    assert first["gpu_hours"] == pytest.approx(2 * 25 / 3 / 6)
+    assert first["memory_gb"] == 10.0
+    assert first["published"] == {"gpu_hours": 98, "memory_gb": 21}
+    assert second["done"] == [] and second["tests"]["valid"]["mean"] is None
+    assert second["minutes"] is second["gpu_hours"] is second["memory_gb"] is None
+
+
+def test_on_a_cpu_there_are_no_gpu_hours(table, root):
+    runs = tables.runs(table(), root, root / "out")
+    _write_results(runs[0], {"valid": 5.0}, train_seconds=60, device="cpu")
+    row = tables.collect(table(), runs)[0]
+    assert row["minutes"] == 1 and row["gpu_hours"] is None
+    assert row["tests"]["valid"]["seeds_interval"] is None
+
+
+@pytest.mark.parametrize("metric", ("wer", "cer"))
+def test_interval_over_speakers(table, root, metric):
+    table = table(metric=metric, tests={"test_chunk16": "in chunks"}, rows=[TABLE["rows"][1]])
+    runs = tables.runs(table, root, root / "out", [1, 2])
+    references = {f"{s}{i}": "one two three four" for s in "abcdef" for i in range(3)}
+    systems = []
+    for run in runs:
+        hypotheses = {
+            i: text if i[0] in "abc" else "one too" if run.seed == 1 or i[1] == "0" else "one two"
+            for i, text in references.items()
+        }
+        systems.append(hypotheses)
+        _write_results(run, {"test_chunk16": 25.0})
+        (run.folder / "manifests").mkdir()
+        lines = [f"{i},1.0,{i}.wav,{i[0]},{text}" for i, text in references.items()]
+        text = "\n".join(["ID,duration,wav,spk_id,wrd", *lines])
+        (run.folder / "manifests" / "test.csv").write_text(text)
+        lines = [f"{i}\t{text}" for i, text in hypotheses.items()]
+        (run.folder / "hypotheses_test_chunk16.txt").write_text("\n".join(lines) + "\n")
+    low, high = tables.collect(table, runs)[0]["tests"]["test_chunk16"]["speakers_interval"]
+    # The draws are those of scoring: the same set twice, with the speakers as they are.
+    both = {f"{n}{i}": text for n in (1, 2) for i, text in references.items()}
+    found = {f"{n}{i}": text for n, h in enumerate(systems, 1) for i, text in h.items()}
+    expected = evaluate(both, [found], {i: i[1] for i in both})["systems"][0]
+    assert [low, high] == pytest.approx(expected[f"{metric}_interval"])
+    assert low < expected[metric] < high
+
+    (runs[0].folder / "hypotheses_test_chunk16.txt").unlink()
+    assert tables.collect(table, runs)[0]["tests"]["test_chunk16"]["speakers_interval"] is None
+
+
+def test_written(collected, root):
+    table, _, rows = collected
+    text = tables.write(table, rows, root / "out" / "two.encoders")
+    assert (root / "out" / "two.encoders.md").read_text() == text
+    lines = text.splitlines()
+    assert lines[0] == "# Two encoders"
+    assert lines[2] == (
+        "| model | M parameters | dev WER %, published | dev WER % | test-clean WER % | minutes | "
+        "GPU hours, published | GPU hours | peak GB, published | peak GB | seeds |"
+    )
+    assert lines[4] == (
+        "| Wide, attention | 12.3 | 2.50 | 8.33 ± 3.79 | 9.33 ± 3.79 | 83 | 98 | 2.8 | 21 | 10.0 | "
+        "3 of 4 |"
+    )
+    assert lines[5] == "| Deep | - | - | - | - | - | - | - | - | - | 0 of 4 |"
+    assert lines[-1] == "Published with a language model."
+    read = list(csv.DictReader(io.StringIO((root / "out" / "two.encoders.csv").read_text())))
+    assert [row["model"] for row in read] == ["Wide, attention", "Deep"]
+    assert float(read[0]["valid_wer"]) == pytest.approx(25 / 3)
+    assert float(read[0]["valid_wer_published"]) == 2.5
+    assert read[0]["test_wer_values"] == "8.0 9.0 11.0" and read[0]["seeds"] == "1 2 3"
+    assert read[1]["valid_wer"] == "" and read[1]["seeds_wanted"] == "4"
+    assert (root / "out" / "two.encoders.png").read_bytes()[1:4] == b"PNG"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"rows": [{"options": {}}]}, "a row: the key 'name' is missing"),
+        ({"rows": [{"name": "A", "publish": {}}]}, "a row: no key 'publish'; known are"),
+        ({"rows": [{"name": "A", "published": {"dev": 2}}]}, "row 'A': published dev is no test"),
+        ({"rows": [{"name": "A, B"}, {"name": "A B"}]}, "'A, B' and 'A B' have names too alike"),
+        ({"rows": [7]}, "a row: keys and values are expected"),
+        ({"tittle": "x"}, "table: no key 'tittle'"),
+        ({"metric": "ser"}, "metric must be wer or cer, got ser"),
+    ],
+)
+def test_mistakes(table, changes, message):
+    with pytest.raises(InputError, match=message) as caught:
+        table(**changes)
+    assert "\n" not in str(caught.value)
+
+
+def test_files_that_are_not_there(table, root):
+    with pytest.raises(InputError, match="none.yaml: No such file"):
+        tables.read(root / "none.yaml")
+    (root / "broken.yaml").write_text("a: [1")
+    with pytest.raises(InputError, match="broken.yaml: not YAML"):
+        tables.read(root / "broken.yaml")
+    (root / "other.yaml").unlink()
+    with pytest.raises(InputError, match="row 'Deep': there is no file .*other.yaml"):
+        tables.runs(table(), root, root)
+
+
+SHIPPED = sorted((Path(__file__).parents[2] / "hparams" / "tables").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_shipped(path, tmp_path):
+    """Every row of the tables in the repository is a recipe that can be loaded."""
+    from summarymixing.training import config
+
+    root = path.parents[2]
+    for run in tables.runs(tables.read(path), root, tmp_path, [1], ["--data_folder=/none"]):
+        _, recipe, *options = run.base
+        recipe, _, overrides = config.arguments([recipe, *options])
+        config.check_keys(recipe, config.with_variants(recipe, overrides))
