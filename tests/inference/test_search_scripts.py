@@ -10,6 +10,7 @@ import time
 import pytest
 import soundfile
 import torch
+from speechbrain.utils.dynamic_chunk_training import DynChunkTrainConfig
 
 from summarymixing.dataio import manifests
 from summarymixing.decoding import Hypothesis, make_search
@@ -73,28 +74,30 @@ def test_a_table_of_searches(trained, manifest, command, tmp_path):
         assert row["seconds"] > 0 and row["rtf"] > 0
 
 
-def test_a_table_of_chunks(trained, manifest, command, tmp_path):
+def test_a_table_of_chunks(trained, manifest, command, load_script, tmp_path):
     folder, _ = trained()
     status, out, _ = command(
         "evaluate_chunks", folder, manifest, "--batch_size=2", f"--json={tmp_path}/a.json",
-        "--chunk_ms", 80, 8000, "--left_chunks", 0, "unlimited",
+        "--chunk_ms", 80, "--left_chunks", 0, "unlimited",
     )  # fmt: skip
     assert status == 0
     content = json.loads((tmp_path / "a.json").read_text())
-    recogniser, texts = load(folder), {}
-    rows = list(manifests.read(manifest))
-    for i, row in enumerate(rows):
-        wav = manifests.read_audio(row)
-        frames, lengths = recogniser.front_end(wav[None], torch.tensor([len(wav)]))
-        encoded = recogniser.modules["Transformer"].encode(frames, lengths)
-        tokens = recogniser.search(recogniser.modules, encoded, lengths)[0]
-        texts[f"u{i}"] = recogniser.tokenizer.decode(tokens)
-    offline = metrics.score({row["ID"]: row["wrd"] for row in rows}, texts).wer
-    assert content["offline"] == offline and f"offline {offline:.2f}" in out
-    small, whole, *_ = content["chunks"]
-    assert (small["chunk_size"], small["left_context"]) == (2, 0)
-    assert whole["wer"] == offline  # one chunk holds all of each utterance
-    assert "| unlimited |" in out
+    recogniser, rows = load(folder), list(manifests.read(manifest))
+    references = {row["ID"]: row["wrd"] for row in rows}
+    configurations = [None, DynChunkTrainConfig(2, 0), DynChunkTrainConfig(2, None)]
+    found = load_script("evaluate_chunks").decode(recogniser, rows, configurations, 2)
+    wers = [content["offline"], *(row["wer"] for row in content["chunks"])]
+    for texts, chunks, wer in zip(found, configurations, wers, strict=True):
+        assert wer == metrics.score(references, texts).wer
+        for row in rows:
+            wav = manifests.read_audio(row)
+            frames, lengths = recogniser.front_end(wav[None], torch.tensor([len(wav)]))
+            model = recogniser.modules["Transformer"]
+            encoded = model.encode(frames, lengths, dynchunktrain_config=chunks)
+            tokens = recogniser.search(recogniser.modules, encoded, lengths)[0]
+            assert texts[row["ID"]] == recogniser.tokenizer.decode(tokens)
+    assert found[0] != found[1]
+    assert f"offline {wers[0]:.2f}" in out and f"| unlimited | {wers[2]:.2f} |" in out
 
 
 def test_mistakes(trained, manifest, command, tmp_path):
