@@ -179,15 +179,17 @@ def measure_all(arguments, device):
         for case, mixers in cases(arguments, device).items()
         if not set(mixers) <= set(there.get(case, ()))
     ]
+    left = len(todo)
     end = time.monotonic() + 60 * arguments.minutes
-    for i, (case, mixers) in enumerate(tqdm(todo, unit="case", file=sys.stderr)):
+    for case, mixers in tqdm(todo, unit="case", file=sys.stderr):
         if time.monotonic() > end:
-            print(f"{len(todo) - i} cases are left: the same command goes on", file=sys.stderr)
             break
         rows = measure(case, mixers, arguments.device, arguments.repeats, arguments.seed)
-        kept = [row for row in content["rows"] if report.case_of(row) != case]
-        content["rows"] = kept + rows
+        content["rows"] = [row for row in content["rows"] if report.case_of(row) != case] + rows
         write_whole(path, json.dumps(content, indent=1) + "\n")
+        left -= 1
+    if left:
+        print(f"{left} cases are left: the same command goes on", file=sys.stderr)
     return content
 
 
@@ -278,8 +280,7 @@ def main(argv=None):
             print(report.recipe_table(content["recipes"]), "\n")
         print(*report.targets(content["rows"], content["kind"]), "", sep="\n")
     if arguments.plot:
-        rows = [row for content in contents for row in content["rows"]]
-        report.plot(rows, arguments.plot, contents[0]["machine"]["device"])
+        report.plot(contents, arguments.plot)
 
 
 if __name__ == "__main__":

@@ -95,8 +95,8 @@ def table(rows):
             if mixer == PRODUCTS:
                 continue
             cells = [
-                case.encoder, f"{case.layers} layers" if case.part == "layers" else case.part,
-                case.step, case.precision, case.graph, f"{case.seconds:g}", case.batch, mixer,
+                case.encoder, _part(case), case.step, case.precision, case.graph,
+                f"{case.seconds:g}", case.batch, mixer,
             ]  # fmt: skip
             if "failed" in row:
                 cells += [row["failed"], "", "", "", "", "", ""]
@@ -260,49 +260,62 @@ def targets(rows, device):
     return lines
 
 
-def plot(rows, path, title=""):
+def plot(contents, path):
     """Draws time, memory and real-time factor against length, one line a mixer.
 
     Arguments
     ---------
-    rows : list of dict
-        With several encoders, parts, steps, precisions or graphs, each has its own row of
-        pictures. Mixers that ran out of memory end at their last point.
+    contents : list of dict
+        Of files of results: their "rows", and their "machine" with its "device". Each machine,
+        encoder, part, step, precision and graph has its own row of pictures. Mixers that ran out
+        of memory end at their last point.
     path : str
         Of the PNG.
-    title : str
-        Such as the device.
     """
     from matplotlib.figure import Figure
+    from matplotlib.ticker import NullLocator, StrMethodFormatter
 
     groups = {}
-    for case, sides in by_case(rows).items():
-        part = f"{case.layers} layers" if case.part == "layers" else case.part
-        name = f"{case.encoder} {part}, {case.step}, {case.precision}, {case.graph}"
-        for mixer, row in sides.items():
-            if mixer != PRODUCTS and "failed" not in row:
-                groups.setdefault(name, {}).setdefault(mixer, []).append(row)
+    for content in contents:
+        for case, sides in by_case(content["rows"]).items():
+            name = (
+                f"{case.encoder} {_part(case)}, {case.step}, {case.precision}, {case.graph}, "
+                f"padding {case.padding:g}: {content['machine']['device']}"
+            )
+            for mixer, row in sides.items():
+                if mixer != PRODUCTS and "failed" not in row:
+                    groups.setdefault(name, {}).setdefault(mixer, []).append(row)
     measures = {
-        "ms a step": lambda row: 1000 * statistics.median(row["times"]),
+        "seconds a step": lambda row: statistics.median(row["times"]),
         "peak memory, MiB": lambda row: row["peak_bytes"] / 2**20,
         "time / audio": lambda row: statistics.median(row["times"]) / row["audio"],
     }
-    figure = Figure(figsize=(13, 3.6 * len(groups) + 0.4), layout="constrained")
-    for line, (name, mixers) in zip(figure.subplots(len(groups), 3, squeeze=False), groups.items()):
+    figure = Figure(figsize=(13, 3.6 * max(1, len(groups))), layout="constrained")
+    grid = figure.subplots(max(1, len(groups)), 3, squeeze=False)
+    for line, (name, mixers) in zip(grid, groups.items()):
+        seconds = sorted({row["seconds"] for rows in mixers.values() for row in rows})
         for axes, (measure, value) in zip(line, measures.items()):
-            for mixer, measured in mixers.items():
-                measured = sorted(measured, key=lambda row: row["seconds"])
-                axes.plot(
-                    [row["seconds"] for row in measured],
-                    [value(row) for row in measured],
-                    "o-",
-                    color=f"C{list(MIXERS).index(mixer)}",
-                    label=mixer,
-                    markersize=3,
-                )
-            axes.set(xlabel="seconds of audio", ylabel=measure, xscale="log", yscale="log")
+            for mixer, rows in mixers.items():
+                rows = sorted(rows, key=lambda row: row["seconds"])
+                xs, ys = [row["seconds"] for row in rows], [value(row) for row in rows]
+                colour = f"C{list(MIXERS).index(mixer)}"
+                axes.plot(xs, ys, "o-", color=colour, label=mixer, markersize=3)
+            axes.set(xlabel="seconds of audio", ylabel=measure, xscale="log")
+            axes.set_xticks(seconds, [f"{x:g}" for x in seconds])
+            axes.xaxis.set_minor_locator(NullLocator())
+            if measure == "time / audio":
+                axes.set_ylim(bottom=0)
+            else:
+                axes.set_yscale("log")
+                axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+                axes.yaxis.set_minor_formatter(StrMethodFormatter("{x:g}"))
             axes.grid(alpha=0.3)
         line[0].set_title(name, loc="left", fontsize=10)
         line[-1].legend(fontsize=7)
-    figure.suptitle(title)
     figure.savefig(path, dpi=120)
+
+
+def _part(case):
+    if case.part != "layers":
+        return case.part
+    return f"{case.layers} layer{'s' * (case.layers > 1)}"

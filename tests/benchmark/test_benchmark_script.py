@@ -1,0 +1,134 @@
+"""scripts/benchmark.py: what it measures, keeps, skips, and shows."""
+
+import json
+
+import pytest
+
+from summarymixing.benchmark import report
+
+TINY = ["--d_model=16", "--layers=1", "--repeats=2", "--threads=1"]
+
+
+@pytest.fixture
+def benchmark(load_script, capsys, tmp_path, monkeypatch):
+    """benchmark(*arguments) → exit status, standard output, last line of the error output."""
+    script = load_script("benchmark")
+    monkeypatch.setattr(script, "limit_memory", lambda: None)  # it would hold for all tests
+    monkeypatch.setattr("summarymixing.benchmark.measure.SECONDS_A_TURN", 0.0)
+
+    def call(*arguments, json_file=tmp_path / "speed.json"):
+        capsys.readouterr()
+        status = 0
+        try:
+            script.main([*map(str, arguments), f"--json={json_file}"])
+        except SystemExit as stop:
+            status = stop.code
+        out, err = capsys.readouterr()
+        return status, out, (err.splitlines() or [""])[-1]
+
+    return call
+
+
+def test_rows_are_kept_skipped_and_added_to(benchmark, tmp_path, monkeypatch):
+    path = tmp_path / "speed.json"
+    few = [*TINY, "--encoders=conformer", "--steps=forward", "--mixers=SummaryMixing"]
+    status, out, _ = benchmark(*few, "--seconds", 1)
+    assert status == 0
+    first = json.loads(path.read_text())
+    assert first["machine"]["device"] and first["machine"]["versions"]["torch"]
+    assert [row["mixer"] for row in first["rows"]] == [
+        "products", "none", "SummaryMixing", "RoPEMHA"
+    ]  # fmt: skip
+    assert "| SummaryMixing |" in out and "| products |" not in out
+
+    benchmark(*few, "--seconds", 1, 2)
+    both = json.loads(path.read_text())
+    assert both["rows"][:4] == first["rows"]  # not measured again
+    assert [row["seconds"] for row in both["rows"]] == [1] * 4 + [2] * 4
+    assert len(both["commands"]) == 2
+
+    benchmark(*few, "--seconds", 1, "--again", f"--plot={tmp_path / 'a.png'}")
+    again = json.loads(path.read_text())
+    assert len(again["rows"]) == 4 and again["rows"] != first["rows"]
+    assert (tmp_path / "a.png").read_bytes()[:4] == b"\x89PNG"
+
+    status, _, error = benchmark(*few, "--repeats=3")
+    assert status == 2 and "another repeats" in error and "--again" in error
+
+
+def test_no_case_begins_after_the_minutes(benchmark, tmp_path):
+    few = [*TINY, "--encoders=conformer", "--steps=forward", "--mixers=none"]
+    status, _, error = benchmark(*few, "--seconds", 1, 2, "--minutes=1e-9")
+    assert status == 0 and error == "2 cases are left: the same command goes on"
+
+
+def test_a_step_of_a_recipe(benchmark, tmp_path):
+    tiny = ["d_model=16", "nhead=2", "num_encoder_layers=1", "num_decoder_layers=1", "d_ffn=16",
+            "csgu_linear_units=16", "cnn_channels=4", "output_neurons=20"]  # fmt: skip
+    options = [*TINY, "--minutes=1e-9", "--recipe", "--recipe_seconds=2", "--override", *tiny]
+    status, out, error = benchmark(*options)
+    assert status == 0, error
+    rows = json.loads((tmp_path / "speed.json").read_text())["recipes"]
+    assert [row["mixer"] for row in rows] == ["SummaryMixing", "RoPEMHA"]
+    for row in rows:
+        assert len(row["times"]) == len(row["read_times"]) == 2
+        assert row["audio"] == 2 and row["peak_bytes"] > 1e5
+    assert "ctc_attention.yaml --d_model=16" in out
+    benchmark(*options)
+    assert json.loads((tmp_path / "speed.json").read_text())["recipes"] == rows
+
+
+@pytest.mark.parametrize(
+    "arguments, said",
+    (
+        (["--seconds", "0"], "--seconds must be more than 0, got [0.0]"),
+        (["--repeats", "0"], "--repeats must be more than 0, got 0"),
+        (["--padding", "1.5"], "--padding must be in (0, 1], got 1.5"),
+        (["--d_model", "20"], "--d_model must be a multiple of 16, got 20"),
+        (["--device", "nonsense"], "--device nonsense is of no use here"),
+        (["--report", "missing.json"], "missing.json is no file of results"),
+        (["--recipe", "missing.yaml"], "missing.yaml"),
+    ),
+)
+def test_mistakes_are_one_line(arguments, said, benchmark):
+    status, out, error = benchmark(*arguments)
+    assert status == 2 and out == ""
+    assert error.startswith("error: ") and said in error
+
+
+def _rows(case, **sides):
+    return [
+        {**vars(case), "mixer": mixer, "audio": 10.0, **({"failed": "out of memory"} if not times
+         else {"times": times, "peak_bytes": peak, "flops": 8})}
+        for mixer, (times, peak) in sides.items()
+    ]  # fmt: skip
+
+
+@pytest.fixture
+def case():
+    return report.Case("conformer", "layers", 2, 10.0, 2, 0.8)
+
+
+def test_ratios_are_of_the_same_turn(case):
+    rows = _rows(
+        case, products=([1, 1, 1], 1), none=([2, 4, 6], 2**20), RoPEMHA=([4, 8, 6], 2**22),
+        SummaryMixing=([3, 4, 9], 2**21), RelPosMHAXL=(None, None),
+    )  # fmt: skip
+    lines = {line.split(" | ")[7]: line for line in report.table(rows).splitlines()}
+    assert lines["SummaryMixing"] == (
+        "| conformer | 2 layers | training | float32 | eager | 10 | 2 | SummaryMixing | 4000.0 "
+        "| 0.4 | 0.75 (0.50–1.50) | 1.50 (1.00–1.50) | 0.25 (0.11–0.33) | 2 | 0.50 |"
+    )
+    assert "| RelPosMHAXL | out of memory |" in lines["RelPosMHAXL"]
+
+
+def test_targets_say_what_was_measured(case):
+    rows = _rows(case, RoPEMHA=([10, 10, 10], 1), SummaryMixing=([7, 8, 9], 1))
+    lines = report.targets(rows, "cpu")
+    assert [line for line in lines if "≤ 0.85" in line] == [
+        "time to RoPEMHA, conformer, layers, float32, d_model 512, training, padding 0.8, "
+        "batch 2, 10 s: target ≤ 0.85: 0.80 (0.70–0.90) met (eager)"
+    ]
+    assert sum("not measured yet" in line for line in lines) == len(lines) - 1
+    rows = _rows(case, RoPEMHA=([10], 1), SummaryMixing=([9], 1))
+    assert "0.90 (0.90–0.90) MISSED" in "".join(report.targets(rows, "cpu"))

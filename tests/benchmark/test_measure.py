@@ -1,0 +1,118 @@
+"""Figures that are known: bytes, operations, which steps are counted."""
+
+import pytest
+import torch
+
+from summarymixing.benchmark import measure
+from summarymixing.benchmark.cases import MIXERS, PRODUCTS, Case, Side
+
+
+@pytest.fixture
+def make_case():
+    def make(encoder="conformer", part="layers", step="training", **changes):
+        arguments = {"layers": 1, "seconds": 1, "batch": 2, "padding": 0.8, "d_model": 16}
+        return Case(encoder=encoder, part=part, step=step, **{**arguments, **changes})
+
+    return make
+
+
+@pytest.mark.parametrize("mixer", MIXERS)
+@pytest.mark.parametrize("part", ("cell", "layers", "encoder"))
+def test_every_side_takes_a_step(part, mixer, make_case):
+    if part == "cell" and mixer == "none":
+        pytest.skip("a cell that is nothing")
+    side = Side(make_case(part=part), mixer, "cpu")
+    assert side().shape == (2, 25, 16)
+    assert side.x.grad is not None and all(p.grad is not None for p in side.parameters)
+    side.forget()
+    assert side.x.grad is None and all(p.grad is None for p in side.parameters)
+
+
+def test_a_forward_step_is_an_evaluation(make_case):
+    side = Side(make_case(step="forward"), "SummaryMixing", "cpu")
+    assert torch.equal(side(), side())  # no dropout
+    assert not side.x.requires_grad and not side.model.training
+
+
+def test_utterances_are_padded(make_case):
+    padded, full = (
+        Side(make_case(step="forward", padding=padding), "SummaryMixing", "cpu")
+        for padding in (0.8, 1)
+    )
+    assert padded.lengths.tolist() == [25, 20] and full.lengths is None
+    assert not torch.allclose(padded()[1, :20], full()[1, :20], atol=1e-4)
+    assert torch.allclose(padded()[0], full()[0], atol=1e-6)
+
+
+def test_peak_bytes_are_those_held_at_once():
+    def step():
+        a = torch.ones(1000)
+        b = a + 1
+        del a
+        return b + torch.ones(500).sum()
+
+    assert measure.peak_bytes(step, "cpu") == pytest.approx(8000, abs=100)
+
+
+def test_peak_bytes_see_within_operations():
+    x = torch.randn(4, 1000)
+    # Softmax of a transposed tensor copies it first: the output alone would be 16 000 bytes.
+    assert measure.peak_bytes(lambda: (x.t() + 1).softmax(-1), "cpu") >= 32000
+
+
+def test_flops_of_products_and_depthwise_convolutions(make_case):
+    frames, d_model = 2 * 25, 16
+    forward = make_case(step="forward")
+    products = 2 * frames * 2 * d_model * 4 * d_model
+    assert measure.flops(forward, PRODUCTS) == products
+    assert measure.flops(make_case(), PRODUCTS) == 3 * products
+    # Two feed-forward parts, two pointwise convolutions (one to twice the width, for its gate),
+    # and a depthwise one.
+    layer = 2 * products + 2 * frames * (2 + 1) * d_model**2 + 2 * frames * d_model * 31
+    assert measure.flops(forward, "none") == layer
+    assert measure.flops(make_case(), "none") == 3 * layer
+
+
+def test_sides_take_turns(make_case, monkeypatch):
+    steps = []
+    call = Side.__call__
+
+    def noted(self):
+        steps.append(self)
+        return call(self)
+
+    monkeypatch.setattr(Side, "__call__", noted)
+    monkeypatch.setattr(measure, "SECONDS_A_TURN", 0.0)
+    rows = measure.measure(make_case(), ["none", "SummaryMixing"], repeats=4)
+    assert [row["mixer"] for row in rows] == [PRODUCTS, "none", "SummaryMixing"]
+    assert all(len(row["times"]) == 4 and min(row["times"]) > 0 for row in rows)
+    turns = steps[-12:]
+    assert turns == 4 * turns[:3] and len(set(turns)) == 3
+
+
+@pytest.mark.parametrize(
+    "error",
+    (
+        torch.OutOfMemoryError("CUDA out of memory."),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"),
+        MemoryError(),
+    ),
+)
+def test_out_of_memory_is_a_row(error, make_case, monkeypatch):
+    call = Side.__call__
+
+    def fails(self):
+        if any("in_proj_weight" in name for name, _ in self.model.named_parameters()):
+            raise error
+        return call(self)
+
+    monkeypatch.setattr(Side, "__call__", fails)
+    rows = measure.measure(make_case(), ["RoPEMHA", "SummaryMixing"], repeats=2)
+    failed = {row["mixer"]: row.get("failed") for row in rows}
+    assert failed == {PRODUCTS: None, "RoPEMHA": measure.OUT_OF_MEMORY, "SummaryMixing": None}
+
+
+def test_other_errors_are_errors(make_case, monkeypatch):
+    monkeypatch.setattr(Side, "__call__", lambda self: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        measure.measure(make_case(), ["none"], repeats=1)
