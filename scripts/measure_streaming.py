@@ -27,7 +27,7 @@ from summarymixing.machine import describe
 from summarymixing.training import config
 
 ROOT = Path(__file__).resolve().parents[1]
-RECIPE = ROOT / "recipes/LibriSpeech/hparams/conformer_transducer_summarymixing.yaml"
+RECIPE = ROOT / "recipes/LibriSpeech/hparams/transducer.yaml"
 TOKENS_A_FRAME = 0.15
 
 

@@ -19,6 +19,7 @@ ROOT = Path(__file__).parents[1]
 RECIPES = ROOT / "recipes" / "FineTune"
 SMALL = {
     "data_folder": "/none",
+    "variant": "conformer,summarymixing",
     "d_model": 16,
     "encoder_nhead": 1,
     "num_encoder_layers": 2,
@@ -32,8 +33,8 @@ SIZES = {
     "transducer": {"predictor_dim": 12, "joint_dim": 8},
 }
 BASES = {
-    "ctc_attention": "AN4/hparams/conformer_summarymixing.yaml",
-    "transducer": "AN4/hparams/conformer_transducer_summarymixing.yaml",
+    "ctc_attention": "AN4/hparams/ctc_attention.yaml",
+    "transducer": "AN4/hparams/transducer.yaml",
 }
 
 

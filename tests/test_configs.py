@@ -12,24 +12,41 @@ from torch import nn
 from summarymixing.decoding.ngram import arpa_lines, estimate
 from summarymixing.errors import InputError
 from summarymixing.files import write_whole
-from summarymixing.models.transformer_asr import TransformerASR
+from summarymixing.models.decoder import CausalSummaryMixing
+from summarymixing.models.transformer_asr import CHUNKED_ENCODERS, CHUNKED_MIXERS
 from summarymixing.training import config, experiment
+from summarymixing.training.batches import accumulation
 from summarymixing.training.seq2seq import CTCAttentionBrain
 from summarymixing.training.transducer import TransducerBrain
 
 ROOT = Path(__file__).parents[1]
+ENCODERS = ("conformer", "branchformer", "transformer")
+MIXERS = {
+    "summarymixing": "SummaryMixing",
+    "lite": "SummaryMixing",
+    "fast": "SummaryMixing",
+    "expdecay": "SummaryMixing",
+    "rope": "RoPEMHA",
+    "relpos": "RelPosMHAXL",
+    "hypermixing": "hypermixing",
+    "none": "none",
+}
 RECIPES = sorted(ROOT.glob("recipes/*/hparams/*.yaml"))
 SMALL = {
     "data_folder": "/none",
+    "variant": "branchformer,summarymixing",
     "output_neurons": 30,
     "d_model": 16,
     "nhead": 2,
-    "encoder_nhead": 1,
     "num_encoder_layers": 1,
     "num_decoder_layers": 1,
     "d_ffn": 16,
 }
 TRANSDUCER = {"predictor_dim": 12, "joint_dim": 8}
+
+
+AN4 = ROOT / "recipes/AN4/hparams"
+RECIPE = AN4 / "ctc_attention.yaml"
 
 
 def _small(path):
@@ -42,6 +59,33 @@ def _load(path, **changes):
     return config.load(str(path), _small(path) | changes)
 
 
+def _defaults(path):
+    """The recipe as it is, and in each of the corpus's own languages."""
+    languages = [name for name in ("fr", "it", "nl", "en") if name in _variants(path)]
+    return languages and [f"{name},branchformer,summarymixing" for name in languages] or [None]
+
+
+def _variants(path):
+    return config.variants(path) if "\nvariants:" in path.read_text() else []
+
+
+def _grid():
+    """Every recipe with its defaults; for AN4 every encoder with every mixer."""
+    for path in RECIPES:
+        for variant in _defaults(path):
+            yield pytest.param(path, variant, id=f"{path.parts[-3]}/{path.stem}-{variant}")
+    for kind in ("ctc_attention", "transducer"):
+        path = AN4 / f"{kind}.yaml"
+        for variant in (f"{encoder},{mixer}" for encoder in ENCODERS for mixer in MIXERS):
+            yield pytest.param(path, variant, id=f"AN4/{kind}-{variant}")
+    yield pytest.param(RECIPE, "conformer,rope,summary_decoder,small", id="AN4/summary_decoder")
+
+
+def _default(path):
+    found = re.search("^variant: (.*)", path.read_text(), re.M)
+    return {"variant": found[1]} if found else {}
+
+
 def test_recipes_are_found():
     assert len(RECIPES) >= 7
     included = {
@@ -52,9 +96,9 @@ def test_recipes_are_found():
     assert included == {path.name for path in ROOT.glob("hparams/*.yaml")}
 
 
-@pytest.mark.parametrize("path", RECIPES, ids=lambda p: f"{p.parts[-3]}/{p.stem}")
-def test_recipe_is_built_and_encodes(path, tmp_path):
-    changes = {}
+@pytest.mark.parametrize(("path", "variant"), _grid())
+def test_recipe_is_built_and_encodes(path, variant, tmp_path):
+    changes = _default(path) if variant is None else {"variant": variant}
     if re.search("^ngram_file:", path.read_text(), re.M):  # which a run makes
         changes["ngram_file"] = str(tmp_path / "ngram.arpa")
         lines = arpa_lines(estimate([[3, 4], [5]], order=2, vocabulary=30))
@@ -74,6 +118,7 @@ def test_recipe_is_built_and_encodes(path, tmp_path):
         joint = modules["joiner"](encoded.unsqueeze(2), predicted.unsqueeze(1))
         assert joint.shape == (2, lengths[0], 3, 30)
         _chunks_reach_the_encoder(hparams, modules["Transformer"], frames)
+    _is_the_variant(modules["Transformer"], hparams, hparams.get("variant"))
     hop = hparams.get("hop_length", 10) * 16
     assert lengths.tolist() == [-(-(samples // hop + 1) // 4) for samples in (8000, 4321)]
     assert modules["ctc_lin"](encoded).shape == (2, lengths[0], 30)
@@ -91,10 +136,28 @@ def _brain(hparams):
     return TransducerBrain if "joiner" in hparams["model"]["modules"] else CTCAttentionBrain
 
 
+def _is_the_variant(model, hparams, variant):
+    names = (variant or "").split(",")
+    encoders = [name for name in names if name in ENCODERS]
+    mixers = [name for name in names if name in MIXERS]
+    assert [model.encoder_module] == (encoders or [hparams["encoder_module"]])
+    assert [model.mixer] == [MIXERS[name] for name in mixers] or not mixers
+    if "summarymixing" in names:
+        assert hparams["encoder_nhead"] == 1 and hparams["mode"] == "SummaryMixing"
+    if "rope" in names or "relpos" in names:
+        assert hparams["encoder_nhead"] > 1
+    if hasattr(model, "decoder"):
+        summary = isinstance(model.decoder.layers[0].self_attn, CausalSummaryMixing)
+        assert summary == ("summary_decoder" in names)
+
+
 def _chunks_reach_the_encoder(hparams, encoder, frames):
     """What training draws, the encoder can use; a test's chunks are offline unless given."""
     sampler = hparams["dynchunktrain_config_sampler"]
     drawn = [sampler(Stage.TRAIN) for _ in range(50)]
+    if encoder.encoder_module not in CHUNKED_ENCODERS or encoder.mixer not in CHUNKED_MIXERS:
+        assert drawn == [None] * 50
+        return
     sizes = [chunks.chunk_size for chunks in drawn if chunks is not None]
     assert 10 < len(sizes) < 50
     assert min(sizes) >= 8 and max(sizes) <= 32
@@ -112,22 +175,108 @@ def test_modules_are_built_once(name):
         assert module is model[name]
 
 
-@pytest.mark.parametrize(
-    ("encoder", "total", "in_encoder"), [("branchformer", 114.2, 86.0), ("conformer", 107.1, 79.0)]
-)
-def test_published_size(encoder, total, in_encoder):
-    path = ROOT / f"recipes/LibriSpeech/hparams/{encoder}_summarymixing.yaml"
-    with open(path) as file:
-        text = config.resolve_references(file, {"data_folder": "/none"})
-    arguments = config.ruamel.yaml.YAML().load(text)["model"]["Transformer"]
+# Published sizes and settings
+
+
+def _meta(path, variant, **changes):
+    """What a recipe says, and its model without memory for its weights."""
+    overrides = {"data_folder": "/none", "speed_perturb": None, "variant": variant} | changes
     with torch.device("meta"):
-        model = TransformerASR(**{k: v for k, v in arguments.items() if k != "activation"})
-    assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(total, abs=0.05)
-    counted = sum(p.numel() for p in model.encoder.parameters()) / 1e6
-    assert counted == pytest.approx(in_encoder, abs=0.05)
+        return config.load(str(ROOT / "recipes" / path), overrides)
 
 
-def _refused(overrides, *expected, path=RECIPES[0]):
+def _millions(*modules):
+    return sum(p.numel() for module in modules for p in module.parameters()) / 1e6
+
+
+@pytest.mark.parametrize(
+    ("variant", "total", "in_encoder"),
+    [
+        ("branchformer,summarymixing", 114.2, 86.0),  # published
+        ("branchformer,rope", 100.0, 71.8),
+        ("branchformer,relpos", 104.7, 76.6),
+        ("branchformer,lite", 95.3, 67.1),
+        ("branchformer,none", 76.3, 48.2),
+        ("conformer,summarymixing", 107.1, 79.0),
+        ("conformer,rope", 100.8, 72.7),
+        ("transformer,rope", 65.9, 37.8),
+        ("branchformer,summarymixing,summary_decoder", 117.3, 86.0),
+    ],
+)
+def test_sizes_of_librispeech(variant, total, in_encoder):
+    model = _meta("LibriSpeech/hparams/ctc_attention.yaml", variant)["model"]["Transformer"]
+    assert _millions(model) == pytest.approx(total, abs=0.05)
+    assert _millions(model.encoder) == pytest.approx(in_encoder, abs=0.05)
+
+
+@pytest.mark.parametrize(
+    ("path", "total"),
+    [
+        ("LibriSpeech/hparams/transducer.yaml", 77.5),
+        ("VoxPopuli/hparams/transducer.yaml", 71.2),
+    ],
+)
+def test_sizes_of_transducers(path, total):
+    modules = _meta(path, "conformer,fast")["model"]["modules"].values()
+    assert _millions(*modules) == pytest.approx(total, abs=0.05)
+
+
+SETTINGS = {
+    # published: peak, warm-up, seconds and utterances of a GPU's batch, of a step, epochs, tokens
+    "LibriSpeech/ctc_attention branchformer,summarymixing": (
+        5e-4, 30000, 500, 128, 2000, 120, 5000, "ctc_weight: 0.3, label_smoothing: 0.0",
+    ),
+    "LibriSpeech/ctc_attention conformer,rope": (
+        8e-4, 25000, 500, 256, 2000, 120, 5000, "label_smoothing: 0.1, lm_weight: 0.66",
+    ),
+    "LibriSpeech/transducer conformer,fast": (
+        8e-4, 25000, 150, 128, 2400, 100, 1000, "ctc_epochs: 60, total_steps: 210000",
+    ),
+    "VoxPopuli/transducer conformer,fast": (
+        8e-4, 15000, 150, 128, 2400, 100, 1000, "ctc_weight: 0.4, total_steps: 70000",
+    ),
+    "CommonVoice/ctc_attention fr,branchformer,summarymixing": (
+        8e-4, 25000, 500, 128, 1000, 120, 1000, "max_seconds: 10.0, test_ctc_weight: 0.3",
+    ),
+    "CommonVoice/ctc_attention it,branchformer,rope": (
+        5e-4, 25000, 500, 128, 1000, 100, 1000, "language: it, test_beam_size: 80",
+    ),
+    "CommonVoice/ctc_attention nl,branchformer,lite": (
+        8e-4, 25000, 500, 128, 1000, 100, 350, "language: nl, label_smoothing: 0.0",
+    ),
+    "AISHELL/ctc_attention branchformer,summarymixing": (
+        8e-4, 25000, 500, 128, 1000, 200, 4230, "test_beam_size: 10, label_smoothing: 0.1",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_published_settings(name):
+    peak, warmup, seconds, utterances, step, epochs, tokens, more = SETTINGS[name]
+    recipe, variant = name.split()
+    hparams = _meta(recipe.replace("/", "/hparams/") + ".yaml", variant)
+    schedule = hparams["lr_schedule"]
+    rates = [schedule(n, n / 1e6) for n in (warmup // 2, warmup, 2 * warmup)]
+    assert rates[0] == pytest.approx(peak / 2)
+    assert rates[1] == pytest.approx(peak) == max(rates)
+    assert rates[2] < peak
+    for processes in (1, 2, step // seconds):
+        batches = accumulation(hparams["global_batch_seconds"], seconds, processes)
+        assert batches * processes * seconds == step
+    sizes = ("batch_seconds", "max_batch_utterances", "number_of_epochs", "output_neurons")
+    assert [hparams[key] for key in sizes] == [seconds, utterances, epochs, tokens]
+    for setting in more.split(", "):
+        key, value = setting.split(": ")
+        assert str(hparams[key]) == value, key
+    assert hparams["opt_class"].keywords | {"lr": 0} == {
+        "lr": 0,
+        "fused": True,
+        "betas": [0.9, 0.98],
+        "weight_decay": 0.01,
+    }
+
+
+def _refused(overrides, *expected, path=RECIPE):
     with pytest.raises(InputError) as caught:
         config.load(str(path), overrides)
     message = str(caught.value)
@@ -150,8 +299,7 @@ def test_unknown_key_on_the_way_into_a_fragment():
 
 
 def test_misspelt_key_inside_a_recipes_include(tmp_path):
-    text = RECIPES[0].read_text().replace("  d_model: !ref", "  d_modell: !ref")
-    text = text.replace("../../../hparams", str(ROOT / "hparams"))
+    text = _elsewhere(RECIPE.read_text().replace("  d_model: !ref", "  d_modell: !ref"))
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(text)
     _refused(SMALL, "d_modell", "ctc_attention.yaml", "did you mean d_model?", path=recipe)
@@ -160,10 +308,8 @@ def test_misspelt_key_inside_a_recipes_include(tmp_path):
 def test_misspelt_argument_inside_a_fragment(tmp_path):
     fragment = (ROOT / "hparams" / "ctc_attention.yaml").read_text()
     (tmp_path / "fragment.yaml").write_text(fragment.replace("  csgu_linear", "  csg_linear"))
-    text = RECIPES[0].read_text().replace("../../../hparams/ctc_attention", "fragment")
-    (tmp_path / "recipe.yaml").write_text(
-        text.replace("../../../hparams/spec", str(ROOT / "hparams/spec"))
-    )
+    text = RECIPE.read_text().replace("../../../hparams/ctc_attention", "fragment")
+    (tmp_path / "recipe.yaml").write_text(_elsewhere(text))
     _refused(SMALL, "TransformerASR", "csg_linear_units", path=tmp_path / "recipe.yaml")
 
 
@@ -189,9 +335,15 @@ def test_heads_that_do_not_divide():
     _refused(SMALL | {"encoder_nhead": 3}, "nhead", "16", "3")
 
 
+def _elsewhere(text):
+    """A recipe's text with the places of what it includes."""
+    text = text.replace(", variants]", f", {AN4 / 'variants'}]")
+    return text.replace("../../../hparams", str(ROOT / "hparams"))
+
+
 def _written(tmp_path, before, after):
     recipe = tmp_path / "recipe.yaml"
-    text = RECIPES[0].read_text().replace("../../../hparams", str(ROOT / "hparams"))
+    text = _elsewhere(RECIPE.read_text())
     assert before in text
     recipe.write_text(text.replace(before, after))
     hparams = config.load(str(recipe), SMALL)
@@ -208,25 +360,24 @@ def test_keys_of_a_recipe_that_are_missing_or_misspelt(tmp_path):
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda p: f"{p.parts[-3]}/{p.stem}")
 def test_recipe_is_complete(path):
-    hparams = _load(path)
+    hparams = _load(path, **_default(path))
     experiment.check(_brain(hparams), str(path), hparams)
 
 
 def test_recipe_of_another_script():
     for brain, name, missing in (
-        (CTCAttentionBrain, "conformer_transducer_summarymixing", "seq_lin"),
-        (TransducerBrain, "conformer_summarymixing", "predictor"),
+        (CTCAttentionBrain, "transducer", "seq_lin"),
+        (TransducerBrain, "ctc_attention", "predictor"),
     ):
-        path = ROOT / f"recipes/AN4/hparams/{name}.yaml"
+        path = AN4 / f"{name}.yaml"
         with pytest.raises(InputError, match=f"no {missing}, which {brain.__name__} trains"):
             experiment.check(brain, str(path), _load(path))
 
 
 def test_fixed_parts_of_an_experiment(tmp_path):
-    path = str(RECIPES[0])
+    path = str(RECIPE)
     saved = tmp_path / "hyperparams.yaml"
-    with open(path) as file:
-        saved.write_text(config.resolve_references(file, SMALL).read())
+    saved.write_text(config.resolved(path, SMALL))
     (tmp_path / "save" / "CKPT+1").mkdir(parents=True)
     check = config.check_same_experiment
     check(path, SMALL, str(tmp_path))

@@ -70,10 +70,23 @@ def _metrics(scores):
     return found
 
 
+def mixers(arguments, default):
+    """The mixers of an encoder's layers: "SummaryMixing+RoPEMHA" if they are several.
+
+    Arguments
+    ---------
+    arguments : dict
+        Of `TransformerASR`.
+    default : str
+    """
+    kinds = arguments.get("attention_type", default)
+    return kinds if isinstance(kinds, str) else "+".join(dict.fromkeys(kinds))
+
+
 def _kind(config):
     """What kind of recogniser it is, in words."""
     arguments = config["modules"]["Transformer"].get("arguments", {})
-    mixer = arguments.get("attention_type", "SummaryMixing")
+    mixer = mixers(arguments, "SummaryMixing")
     encoder = str(arguments.get("encoder_module", "transformer")).capitalize()
     if "joiner" in config["modules"]:
         return [mixer, encoder, "Transducer"]

@@ -31,7 +31,7 @@ from summarymixing.decoding.methods import split_search
 from summarymixing.errors import InputError
 from summarymixing.files import write_whole
 from summarymixing.inference import tree
-from summarymixing.inference.card import write_card
+from summarymixing.inference.card import mixers, write_card
 from summarymixing.inference.loading import (
     CHUNKS,
     CONFIG,
@@ -201,7 +201,7 @@ def _corpus(run, recipe):
 def _name(config):
     arguments = config["modules"]["Transformer"].get("arguments", {})
     kind = "transducer" if "joiner" in config["modules"] else "ctc"
-    words = [arguments.get("encoder_module", ""), arguments.get("attention_type", ""), kind]
+    words = [arguments.get("encoder_module", ""), mixers(arguments, ""), kind]
     return "-".join(filter(None, ["asr", *words, config["dataset"]])).lower()
 
 

@@ -27,7 +27,11 @@ MAY_CHANGE = (
     "train_text valid_text test_text batch_bytes variant variants"
 ).split()
 # Keys that recipes were given later, and what they were without them.
-CAME_LATER = {"decoder_mixer": "attention", "norm_type": "global"}
+CAME_LATER = {
+    "decoder_mixer": "attention",
+    "norm_type": "global",
+    "csgu_linear_units": "3072",
+}
 
 
 _EQUALS = "\ue000"  # for private use: in no file name

@@ -13,7 +13,6 @@ import pytest
 import safetensors.torch
 import soundfile
 import torch
-from hyperpyyaml import resolve_references
 from speechbrain.inference.ASR import EncoderDecoderASR
 from speechbrain.lobes.models.transformer.TransformerLM import TransformerLM
 from speechbrain.utils.checkpoints import Checkpointer
@@ -73,12 +72,11 @@ def _lm():
 def _recipe(kind, folder):
     """The resolved YAML of a tiny recipe, as a training leaves it."""
     if kind == "transducer":
-        path, sizes = "AN4/hparams/conformer_transducer_summarymixing.yaml", TRANSDUCER
+        path, sizes = "AN4/hparams/transducer.yaml", TRANSDUCER
     else:
         path, sizes = "Mini/hparams/branchformer_summarymixing.yaml", ATTENTION
     overrides = {**SIZES, **sizes, "output_folder": str(folder)}
-    with open(ROOT / "recipes" / path) as file:
-        text = resolve_references(file, overrides).getvalue()
+    text = config.resolved(ROOT / "recipes" / path, overrides)
     # An untrained decoder never ends.
     text = re.sub(
         r"(!new:summarymixing.decoding.JointBeamSearch\n)", r"\1  max_decode_ratio: 0.1\n", text

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from hyperpyyaml import load_hyperpyyaml, resolve_references
+from hyperpyyaml import load_hyperpyyaml
 
 from summarymixing.decoding import JointBeamSearch
 from summarymixing.errors import InputError
 from summarymixing.inference import tree
+from summarymixing.training import config
 
 ROOT = Path(__file__).parents[2]
 RECIPES = sorted(
@@ -22,8 +23,7 @@ def _read(path):
     overrides = {"data_folder": "none", "output_folder": "none"}
     if "\nngram_file:" in path.read_text():  # a run makes it
         overrides["ngram_file"] = None
-    with open(path) as file:
-        return tree.read_yaml(resolve_references(file, overrides).getvalue())
+    return tree.read_yaml(config.resolved(path, overrides))
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: "/".join(path.parts[-3::2]))

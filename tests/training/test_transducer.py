@@ -105,7 +105,8 @@ def tiny_transducer():
         }
         folder = Path(output_folder)
         folder.mkdir(exist_ok=True)
-        text = (ROOT / "recipes/AN4/hparams/conformer_transducer_summarymixing.yaml").read_text()
+        recipe = ROOT / "recipes/AN4/hparams/transducer.yaml"
+        text = recipe.read_text().replace(", variants]", f", {recipe.parent / 'variants'}]")
         text = text.replace("../../../hparams", str(ROOT / "hparams"))
         text = text.replace("dataio.an4.prepare", "dataio.librispeech.prepare")
         path = folder.parent / f"{folder.name}.yaml"
