@@ -90,7 +90,7 @@ def earlier_results(path: str | os.PathLike, trained: bool) -> tuple[dict, dict]
     Returns
     -------
     facts : dict
-        "command" and "peak_memory_bytes", those of the training.
+        "command", "peak_memory_bytes" and "processes", those of the training.
     tests : dict
         Test set to its scores.
 
@@ -103,7 +103,9 @@ def earlier_results(path: str | os.PathLike, trained: bool) -> tuple[dict, dict]
         return {}, {}
     with open(path, encoding="utf-8") as file:
         before = json.load(file)
-    return {key: before[key] for key in ("command", "peak_memory_bytes")}, before["tests"]
+    kept = ("command", "peak_memory_bytes", "processes")
+    # Files of before there were some do not have all.
+    return {key: before[key] for key in kept if key in before}, before["tests"]
 
 
 def command() -> str:

@@ -363,7 +363,7 @@ def markdown(table, rows) -> str:
                 )
             )
         columns.append((unit, lambda row, test=test: _rate(row["tests"][test])))
-    columns.append(("minutes", lambda row: _number(row["minutes"], ".0f")))
+    columns.append(("minutes", lambda row: _number(row["minutes"], ".1f")))
     for key, title in _COSTS.items():
         if any(row["published"][key] is not None for row in rows):
             columns.append(
@@ -460,7 +460,7 @@ def draw(table, rows, path):
         if panel in table["tests"]:
             axes.set_xlabel(f"{table['metric'].upper()} %")
         else:
-            axes.set_xlim(left=0)
+            axes.set_xlim(0, 1.05 * axes.get_xlim()[1])
         axes.grid(True, color="#E5E5E5", linewidth=0.8)
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)

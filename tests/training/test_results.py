@@ -69,7 +69,7 @@ def test_file_holds_the_scores_and_the_facts(tmp_path):
 def test_what_a_run_that_only_tests_leaves_as_it_was(tmp_path):
     path = tmp_path / "r.json"
     assert earlier_results(path, trained=False) == ({}, {})
-    facts = {"command": "train", "peak_memory_bytes": 5}
+    facts = {"command": "train", "peak_memory_bytes": 5, "processes": 4}
     first = write_results(path, {"16 frames": SCORES}, seed=1, **facts)
     kept, tests = earlier_results(path, trained=False)
     assert kept == facts and tests == first["tests"]
