@@ -7,6 +7,7 @@ import time
 from dataclasses import asdict
 
 import torch
+import torch._dynamo
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -110,6 +111,8 @@ def _convolution_backward(gradient, x, weight, *_, out_shape):
     return once * sum(shape is not None for shape in out_shape[:2])
 
 
+# All compiled sides share one function: torch would soon give up and run them uncompiled.
+@torch._dynamo.config.patch(recompile_limit=256, fail_on_recompile_limit_hit=True)
 def measure(case, mixers, device="cpu", repeats=5, seed=0):
     """Measures the sides of a case, which take turns, and the matrix products beside them.
 
