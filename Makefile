@@ -15,7 +15,7 @@ demo: $(READY)
 	$(RUN) $(RECIPE) --data_folder=$(CORPUS)
 	@echo
 	@echo "Next: train on real speech (CMU AN4, 42 minutes):"
-	@echo "  $(RUN) recipes/AN4/train.py recipes/AN4/hparams/branchformer_summarymixing.yaml --data_folder=AN4"
+	@echo "  $(RUN) recipes/AN4/train.py recipes/AN4/hparams/ctc_attention.yaml --data_folder=AN4"
 	@echo "or let the demo's model write down a file while it is read:"
 	@echo "  $(RUN) scripts/stream.py results/Mini/branchformer_summarymixing/1234 FILE --chunk_ms=1280"
 	@echo "or change the demo, here to RoPE self-attention:"

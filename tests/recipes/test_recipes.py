@@ -1,0 +1,124 @@
+"""The rows of these CSVs, SpeechBrain's form: all are built and prepared, some are trained."""
+
+import csv
+import importlib.util
+import re
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+import soundfile
+
+from summarymixing.dataio import manifests
+from summarymixing.training import config, experiment
+from summarymixing.training.seq2seq import CTCAttentionBrain
+from summarymixing.training.transducer import TransducerBrain
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+COLUMNS = (
+    "Task,Dataset,Script_file,Hparam_file,Data_prep_file,Readme_file,Result_url,HF_repo,"
+    "test_debug_flags,test_debug_checks,performance"
+)
+# What is trained here is each corpus that no other test trains, each with another mixer.
+TRAINED = ("AISHELL", "CommonVoice", "TEDLIUM2", "Table")
+
+
+def _rows():
+    for path in sorted(HERE.glob("*.csv")):
+        with open(path, newline="", encoding="utf-8") as file:
+            assert file.readline().strip() == COLUMNS
+            file.seek(0)
+            yield from csv.DictReader(file)
+
+
+ROWS = list(_rows())
+RECOGNISERS = [row for row in ROWS if row["Task"] == "ASR"]
+
+
+def _id(row):
+    variant = re.search(r"--variant=(\S+)", row["test_debug_flags"])
+    return f"{row['Dataset']}/{Path(row['Hparam_file']).stem}-{variant and variant[1]}"
+
+
+@pytest.fixture(scope="module")
+def layouts(corpus, tmp_path_factory):
+    """The synthetic utterances in each corpus's layout."""
+    spec = importlib.util.spec_from_file_location("corpora", HERE / "corpora.py")
+    corpora = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(corpora)
+    sets = {}
+    for split, count in (("train", 8), ("dev", 2), ("test", 2)):
+        texts = {}
+        for path in sorted(corpus.glob(f"{split}-synthetic/*/*/*.trans.txt")):
+            for line in path.read_text().splitlines():
+                id_, text = line.split(maxsplit=1)
+                texts[path.parent / f"{id_}.flac"] = text
+        sets[split] = [(soundfile.read(p)[0], t) for p, t in list(texts.items())[:count]]
+    root = tmp_path_factory.mktemp("layouts")
+    made = set()
+
+    def make(name):
+        if name not in made:
+            corpora.LAYOUTS[name](root / name, sets)
+            made.add(name)
+        return root
+
+    return make
+
+
+def _arguments(row, layouts, output_folder):
+    flags = row["test_debug_flags"].replace("tests/tmp", str(layouts(row["Dataset"])))
+    recipe = str(ROOT / row["Hparam_file"])
+    return [recipe, *shlex.split(flags), f"--output_folder={output_folder}", "--noprogressbar"]
+
+
+def _brain(row):
+    text = (ROOT / row["Script_file"]).read_text()
+    return TransducerBrain if "TransducerBrain" in text else CTCAttentionBrain
+
+
+def test_rows_name_what_is_there():
+    assert len(ROWS) >= 15
+    for row in ROWS:
+        for key in ("Script_file", "Hparam_file", "Data_prep_file", "Readme_file"):
+            assert (ROOT / row[key]).is_file(), row[key]
+        assert Path(row["Hparam_file"]).name in (ROOT / row["Readme_file"]).read_text()
+
+
+def test_every_recipe_has_a_row():
+    recipes = {str(path.relative_to(ROOT)) for path in ROOT.glob("recipes/**/hparams/*.yaml")}
+    assert {row["Hparam_file"] for row in ROWS} == recipes
+    scripts = {str(path.relative_to(ROOT)) for path in ROOT.glob("recipes/**/train*.py")}
+    assert {row["Script_file"] for row in ROWS} == scripts - {"recipes/FineTune/train.py"}
+
+
+@pytest.mark.parametrize("row", RECOGNISERS, ids=_id)
+def test_row_is_built_and_its_corpus_prepared(row, layouts, tmp_path):
+    path, _, overrides = config.arguments(_arguments(row, layouts, tmp_path))
+    hparams = config.load(path, overrides)
+    experiment.check(_brain(row), path, hparams)
+    assert hparams["prepare"].func.__module__.replace(".", "/") + ".py" == row["Data_prep_file"]
+    paths = hparams["prepare"](manifest_folder=str(tmp_path / "manifests"))
+    assert [*paths][:2] == ["train", "valid"]
+    said = [{row["wrd"].lower() for row in manifests.read(path)} for path in paths.values()]
+    assert [*map(len, said)] == [8] + [2] * (len(paths) - 1)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [next(row for row in RECOGNISERS if row["Dataset"] == name) for name in TRAINED],
+    ids=_id,
+)
+def test_row_is_trained(row, layouts, tmp_path, monkeypatch):
+    script = ROOT / row["Script_file"]
+    spec = importlib.util.spec_from_file_location("script", script)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    argv = [str(script), *_arguments(row, layouts, tmp_path / "run")]
+    monkeypatch.setattr(sys, "argv", argv)
+    module.main(_brain(row))
+    checks = re.fullmatch(r"file_exists=\[(.*)\]", row["test_debug_checks"])
+    for name in checks[1].split(","):
+        assert (tmp_path / "run" / name).is_file(), name
