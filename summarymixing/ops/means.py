@@ -170,7 +170,7 @@ def decayed_mean(
         ends = past[:, -1].unflatten(0, (batch, chunks)).to(state_dtype(values.device))
         state = _state(state, ends, 1 if left_context is None else left_context)
         ends = torch.cat([state, ends], 1)
-        before = _scan(ends, decay**size)
+        before = _scan(ends, decay, size)
         if left_context is None:
             before, state = before[:, :-1], before[:, -1:]
         else:
@@ -254,16 +254,16 @@ def _divide(totals, dtype):
     return (totals[..., :-1] / totals[..., -1:].clamp(min=1)).to(dtype)
 
 
-def _scan(x, decay):
-    """y_t = sum over u <= t of decay^(t - u) x_u, along dimension 1 of (batch, time, features)."""
+def _scan(x, decay, step=1):
+    """y_t = sum over u <= t of decay^(step (t - u)) x_u, along dimension 1 of three."""
     time = x.shape[1]
     size = min(time, BLOCK)
     i = torch.arange(size, device=x.device, dtype=x.dtype)
-    within = (decay ** (i[:, None] - i).clamp(min=0)).tril()
+    within = (decay ** (step * (i[:, None] - i).clamp(min=0))).tril()
     if time == size:
         return within @ x
     blocks = -(-time // size)
     y = within @ _cut(x, size, blocks)
-    before = F.pad(_scan(y[:, :, -1], decay**size), (0, 0, 1, -1))
-    y = y + (decay ** (i + 1)).unsqueeze(-1) * before.unsqueeze(2)
+    before = F.pad(_scan(y[:, :, -1], decay, step * size), (0, 0, 1, -1))
+    y = y + (decay ** (step * (i + 1))).unsqueeze(-1) * before.unsqueeze(2)
     return y.flatten(1, 2)[:, :time]

@@ -16,7 +16,7 @@ def _nothing_compiled():
     torch.compiler.reset()
 
 
-def _model(encoder):
+def _model(encoder, mode):
     return TransformerASR(
         tgt_vocab=10,
         input_size=8,
@@ -27,13 +27,21 @@ def _model(encoder):
         d_ffn=16,
         csgu_linear_units=16,
         encoder_module=encoder,
+        mode=mode,
         dropout=0.1,
     )
 
 
-@pytest.mark.parametrize("encoder", ("conformer", "branchformer"))
-def test_one_graph_for_batches_of_all_shapes(encoder):
-    model = _model(encoder)
+@pytest.mark.parametrize(
+    ("encoder", "mode"),
+    (
+        ("conformer", "SummaryMixing"),
+        ("conformer", "SummaryMixing-expdecay"),
+        ("branchformer", "SummaryMixing"),
+    ),
+)
+def test_one_graph_for_batches_of_all_shapes(encoder, mode):
+    model = _model(encoder, mode)
     graphs = []
 
     def backend(graph, inputs):  # no compiler is needed to count what would be compiled
