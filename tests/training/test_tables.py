@@ -171,8 +171,8 @@ def test_written(collected, root):
         "GPU hours, published | GPU hours | peak GB, published | peak GB | seeds |"
     )
     assert lines[4] == (
-        "| Wide, attention | 12.3 | 2.50 | 8.33 ± 3.79 | 9.33 ± 3.79 | 83.3 | 98 | 2.8 | 21 | 10.0 | "
-        "3 of 4 |"
+        "| Wide, attention | 12.3 | 2.50 | 8.33 ± 3.79 | 9.33 ± 3.79 | 83.3 | 98 | 2.8 | 21 | 10.0 "
+        "| 3 of 4 |"
     )
     assert lines[5] == "| Deep | - | - | - | - | - | - | - | - | - | 0 of 4 |"
     assert lines[-1] == "Published with a language model."
