@@ -12,33 +12,41 @@ import logging
 import sys
 import time
 
-import torch
-
 from summarymixing.dataio import audio
 from summarymixing.errors import InputError, said_in_one_line
-from summarymixing.inference import Stream, load, sources
-from summarymixing.inference.streaming import chunk_frames
+from summarymixing.inference import sources
+from summarymixing.inference.streaming import Stream, chunk_frames, frame_seconds
+from summarymixing.runtime import choose
 
 
 def arguments(argv):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("model", help="output folder of a training, or a package")
+    parser.add_argument(
+        "model", help="output folder of a training, a package, or an exported model"
+    )
     parser.add_argument(
         "source", help="an audio file, - for raw PCM (s16le, one channel) from a pipe, or mic"
     )
-    parser.add_argument("--chunk_ms", type=float, default=640, help="chunk (default: 640)")
+    parser.add_argument(
+        "--chunk_ms", type=float, help="chunk (default: 640, or that of an exported model)"
+    )
     parser.add_argument(
         "--left_chunks",
-        type=lambda text: None if text == "unlimited" else int(text),
+        type=lambda text: text if text in ("", "unlimited") else int(text),
+        default="",
         metavar="N|unlimited",
-        help="chunks that a frame sees before its own (default: unlimited)",
+        help="chunks that a frame sees before its own (default: unlimited, or those of an exported "
+        "model)",
     )
     parser.add_argument("--rate", type=int, help="Hz of - or mic (default: the model's)")
     parser.add_argument("--json", action="store_true", help="words with times, one a line")
-    parser.add_argument("--threads", type=int, help="of the computation (default: torch's choice)")
+    parser.add_argument("--threads", type=int, help="of the computation (default: all)")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument(
+        "--int8", action="store_true", help="of an exported model, the quantised graphs"
+    )
     return parser.parse_args(argv)
 
 
@@ -52,6 +60,17 @@ def source(options, model_rate):
     if options.rate is not None:
         raise InputError("--rate is for - and mic: a file says its own")
     return audio.inspect(options.source).sample_rate, audio.blocks(options.source)
+
+
+def chunks(recogniser, milliseconds, left):
+    """Chunk size in frames and left context in chunks."""
+    made = getattr(recogniser, "chunks", (None, None))  # an exported model has one answer
+    size = made[0] if made[0] and milliseconds is None else None
+    if size is None:
+        size = chunk_frames(recogniser, 640 if milliseconds is None else milliseconds)
+    if left == "":
+        return size, made[1]
+    return size, None if left == "unlimited" else left
 
 
 def show(events, as_json, shown):
@@ -68,14 +87,10 @@ def show(events, as_json, shown):
 
 
 def run(options):
-    if options.threads is not None:
-        if options.threads < 1:
-            raise InputError(f"--threads must be at least 1, got {options.threads}")
-        torch.set_num_threads(options.threads)
-    recogniser = load(options.model, options.device)
-    chunk = chunk_frames(recogniser, options.chunk_ms)
+    recogniser = choose(options.model, options.device, options.threads, options.int8)
+    chunk, left = chunks(recogniser, options.chunk_ms, options.left_chunks)
     rate, pieces = source(options, recogniser.sample_rate)
-    stream = Stream(recogniser, chunk, options.left_chunks, rate)
+    stream = Stream(recogniser, chunk, left, rate)
     samples = shown = 0
     computing = 0.0
     try:
@@ -96,8 +111,8 @@ def run(options):
     seconds = samples / rate
     print(
         f"{seconds:.1f} s of audio, real-time factor {computing / max(seconds, 1e-9):.3f}; latency "
-        f"{1000 * stream.latency:.0f} ms (a chunk of {options.chunk_ms:g} ms and what is needed "
-        "behind it) and the computation",
+        f"{1000 * stream.latency:.0f} ms (a chunk of {1000 * chunk * frame_seconds(recogniser):g} "
+        "ms and what is needed behind it) and the computation",
         file=sys.stderr,
     )
 

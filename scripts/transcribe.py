@@ -19,16 +19,12 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-import torch
-from tqdm import tqdm
-
-from summarymixing.decoding.methods import METHODS, parse_search
 from summarymixing.errors import InputError, said_in_one_line
 from summarymixing.files import write_whole
-from summarymixing.inference import load
 from summarymixing.inference.formats import ONE_RECORDING, SUFFIXES, WRITERS
 from summarymixing.inference.segments import PAUSE_SECONDS
 from summarymixing.inference.transcribe import SEGMENT_SECONDS, transcribe
+from summarymixing.runtime import Exported, choose
 
 # What is taken from a folder; files named by themselves may have any.
 _AUDIO = (
@@ -40,7 +36,11 @@ def arguments(argv):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("model", metavar="MODEL", help="output folder of a training, or a package")
+    parser.add_argument(
+        "model",
+        metavar="MODEL",
+        help="output folder of a training, a package, or an exported model",
+    )
     parser.add_argument("sources", metavar="FILE|FOLDER|-", nargs="+")
     parser.add_argument(
         "--format",
@@ -75,11 +75,14 @@ def arguments(argv):
     parser.add_argument(
         "--search",
         metavar="METHOD",
-        help=f"one of {', '.join(METHODS[:5])}, with arguments: 'joint beam_size=20'; or recipe, "
-        "that of the training's test (default: greedy)",
+        help="one of ctc_greedy, ctc_beam, rescore, attention, joint, with arguments: 'joint "
+        "beam_size=20'; or recipe, that of the training's test (default: greedy)",
     )
-    parser.add_argument("--threads", type=int, help="of the computation (default: torch's choice)")
+    parser.add_argument("--threads", type=int, help="of the computation (default: all)")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument(
+        "--int8", action="store_true", help="of an exported model, the quantised graphs"
+    )
     return parser.parse_args(argv)
 
 
@@ -155,24 +158,59 @@ def _check_new(place, paths, force, must_have_folder):
             raise InputError(f"{place} is there already; --force overwrites it")
 
 
+def set_search(recogniser, method):
+    if isinstance(recogniser, Exported):
+        if method not in (None, "ctc_greedy"):
+            raise InputError(
+                f"--search {method}: an exported model is searched with ctc_greedy; give the "
+                "training's folder or a package"
+            )
+    elif method == "recipe":
+        recogniser.search = recogniser.test_search
+    elif method is not None:
+        from summarymixing.decoding.methods import parse_search  # needs torch
+
+        recogniser.search = parse_search(method, recogniser.modules, lambda: recogniser.test_search)
+
+
+class _NoBar:
+    """In the place of tqdm, which is there for the eyes only."""
+
+    def __init__(self, **options):
+        pass
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        pass
+
+    def set_postfix_str(self, text):
+        pass
+
+    def update(self):
+        pass
+
+    @staticmethod
+    def write(text, file, end="\n"):
+        print(text, file=file, end=end)
+
+
+try:
+    from tqdm import tqdm
+except ImportError:
+    tqdm = _NoBar
+
+
 def run(options):
     """Whether all recordings could be read."""
-    if options.threads is not None:
-        if options.threads < 1:
-            raise InputError(f"--threads must be at least 1, got {options.threads}")
-        torch.set_num_threads(options.threads)
     with tempfile.TemporaryDirectory() as folder:
         pipe = os.path.join(folder, "stdin")
         paths = recordings(options.sources, pipe)
         found = names(["stdin" if path == pipe else path for path in paths])
         format, places = outputs(options, paths, found)
-        recogniser = load(options.model, options.device)
-        if options.search == "recipe":
-            recogniser.search = recogniser.test_search
-        elif options.search is not None:
-            recogniser.search = parse_search(
-                options.search, recogniser.modules, lambda: recogniser.test_search
-            )
+        recogniser = choose(options.model, options.device, options.threads, options.int8)
+        set_search(recogniser, options.search)
         if pipe in paths:
             with open(pipe, "wb") as file:
                 shutil.copyfileobj(sys.stdin.buffer, file)

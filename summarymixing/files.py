@@ -1,5 +1,6 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, and digests to know them by."""
 
+import hashlib
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -46,3 +47,25 @@ def write_whole(path: str | os.PathLike, content: str | bytes | Iterable[str]) -
         raise
     finally:
         partial.unlink(missing_ok=True)
+
+
+def sha256(path: str | os.PathLike) -> str:
+    """The digest of a file, in hexadecimal.
+
+    Raises
+    ------
+    OSError
+        If it cannot be read.
+
+    Example
+    -------
+    >>> import tempfile
+    >>> with tempfile.NamedTemporaryFile() as file:
+    ...     sha256(file.name)[:8]
+    'e3b0c442'
+    """
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 22):
+            digest.update(block)
+    return digest.hexdigest()

@@ -15,10 +15,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 
+import numpy as np
 import soundfile
-import torch
-import torchaudio
 
+from summarymixing.dataio.resampling import resample
 from summarymixing.errors import InputError
 
 # Sizes from here on (0xFFFFFFFF, 0x7FFFF000, ...) are what programs that write WAV into a pipe,
@@ -97,20 +97,58 @@ def read(path, sample_rate=16000, start=None, stop=None):
     -------
     >>> import os, tempfile
     >>> path = os.path.join(tempfile.mkdtemp(), "a.wav")
-    >>> soundfile.write(path, torch.zeros(8000, 2).numpy(), 8000)
+    >>> soundfile.write(path, np.zeros((8000, 2)), 8000)
     >>> read(path).shape
     torch.Size([16000])
     >>> read(path, start=0.25, stop=0.5).shape
     torch.Size([4000])
     """
-    decoded = decode(path, start, stop)
-    pieces, rates = zip(*((torch.from_numpy(samples).mean(1), rate) for samples, rate in decoded))
-    waveform = torch.cat(pieces)
-    # Exact for all usual rates; of others the filters would need gigabytes.
-    ratio = Fraction(rates[0], sample_rate).limit_denominator(1000)
+    import torch  # what runs exported models has none
+    import torchaudio
+
+    waveform, ratio = _decoded(path, sample_rate, start, stop)
+    waveform = torch.from_numpy(waveform)
     if ratio == 1:
         return waveform
     return torchaudio.functional.resample(waveform, ratio.numerator, ratio.denominator)
+
+
+def read_array(path, sample_rate=16000):
+    """As `read`, a whole file, without torch.
+
+    Arguments
+    ---------
+    path : str or os.PathLike
+    sample_rate : int
+        Hz.
+
+    Returns
+    -------
+    numpy.ndarray
+        (samples,), float32, to rounding what `read` gives.
+
+    Raises
+    ------
+    InputError
+        As `read` does.
+
+    Example
+    -------
+    >>> import os, tempfile
+    >>> path = os.path.join(tempfile.mkdtemp(), "a.wav")
+    >>> soundfile.write(path, np.zeros((8000, 2)), 8000)
+    >>> read_array(path).shape
+    (16000,)
+    """
+    waveform, ratio = _decoded(path, sample_rate)
+    return waveform if ratio == 1 else resample(waveform, ratio.numerator, ratio.denominator)
+
+
+def _decoded(path, sample_rate, start=None, stop=None):
+    """The mean of the channels, and how many times `sample_rate` the file's is."""
+    pieces, rates = zip(*((s.mean(1), rate) for s, rate in decode(path, start, stop)))
+    # Exact for all usual rates; of others the filters would need gigabytes.
+    return np.concatenate(pieces), Fraction(rates[0], sample_rate).limit_denominator(1000)
 
 
 def decode(path, start=None, stop=None, frames=None):
@@ -143,7 +181,7 @@ def decode(path, start=None, stop=None, frames=None):
     -------
     >>> import os, tempfile
     >>> path = os.path.join(tempfile.mkdtemp(), "a.wav")
-    >>> soundfile.write(path, torch.zeros(8000, 2).numpy(), 8000)
+    >>> soundfile.write(path, np.zeros((8000, 2)), 8000)
     >>> [(samples.shape, rate) for samples, rate in decode(path, stop=0.5, frames=3000)]
     [((3000, 2), 8000), ((1000, 2), 8000)]
     """
@@ -190,7 +228,7 @@ def inspect(path):
     -------
     >>> import os, tempfile
     >>> path = os.path.join(tempfile.mkdtemp(), "a.flac")
-    >>> soundfile.write(path, torch.zeros(8000).numpy(), 16000)
+    >>> soundfile.write(path, np.zeros(8000), 16000)
     >>> inspect(path)
     AudioInfo(frames=8000, sample_rate=16000, channels=1)
     """
@@ -215,7 +253,7 @@ def blocks(path, frames=1600):
 
     Yields
     ------
-    torch.Tensor
+    numpy.ndarray
         (samples,), float32; channels are averaged.
 
     Raises
@@ -227,12 +265,12 @@ def blocks(path, frames=1600):
     -------
     >>> import os, tempfile
     >>> path = os.path.join(tempfile.mkdtemp(), "a.wav")
-    >>> soundfile.write(path, torch.zeros(8000, 2).numpy(), 8000)
+    >>> soundfile.write(path, np.zeros((8000, 2)), 8000)
     >>> [len(piece) for piece in blocks(path, 3000)]
     [3000, 3000, 2000]
     """
     for samples, _ in decode(path, frames=frames):
-        yield torch.from_numpy(samples).mean(dim=1)
+        yield samples.mean(1)
 
 
 @contextmanager

@@ -5,15 +5,13 @@ So a slice that holds these samples gives the frames in its middle as the whole 
 at the file's own ends does a slice end where the file does.
 """
 
+import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 
-import torch
-import torchaudio
-from speechbrain.utils.filter_analysis import stack_filter_properties
-from torch.nn import functional as F
+import numpy as np
 
 from summarymixing.errors import InputError
 
@@ -58,13 +56,13 @@ class FilterStream:
 
     Example
     -------
-    >>> mean_of_three = lambda x: F.avg_pool1d(x[None], 3, 1, 1)[0]
-    >>> stream = FilterStream(Filter(mean_of_three, Fraction(1), 1, 1))
-    >>> stream.push(torch.tensor([3.0, 6.0, 9.0]))
+    >>> sum_of_three = lambda x: np.convolve(x, np.ones(3))[1:-1]
+    >>> stream = FilterStream(Filter(sum_of_three, Fraction(1), 1, 1))
+    >>> stream.push(np.array([3.0, 6.0, 9.0]))
     >>> stream.pull(2), stream.pull(2)
-    (tensor([3., 6.]), None)
+    (array([ 9., 18.]), None)
     >>> stream.finish()
-    tensor([5.])
+    array([15.])
     """
 
     def __init__(self, filter):
@@ -75,8 +73,8 @@ class FilterStream:
         self._pieces = []
 
     def push(self, samples):
-        """samples (time,), which are copied."""
-        self._pieces.append(samples.clone())
+        """samples (time,), of numpy or torch, which are copied."""
+        self._pieces.append(copy.deepcopy(samples))
         self.received += len(samples)
 
     def pull(self, frames):
@@ -89,7 +87,7 @@ class FilterStream:
         return self._next(self.received) if self.received else None
 
     def _next(self, end, frames=None):
-        buffer = torch.cat(self._pieces) if len(self._pieces) > 1 else self._pieces[0]
+        buffer = _joined(self._pieces)
         output = self.filter.function(buffer[: end - self._begin])
         output = output[self.done - round(self._begin / self.filter.stride) :][:frames]
         self.done += len(output)
@@ -104,7 +102,7 @@ def front_end_filter(recogniser, rate=None):
 
     Arguments
     ---------
-    recogniser : summarymixing.inference.loading.Recogniser
+    recogniser : summarymixing.inference.loading.Recogniser or summarymixing.runtime.Exported
     rate : int, optional
         Of the audio in Hz, if it is not the model's: then it is resampled as
         `torchaudio.functional.resample` does.
@@ -118,18 +116,10 @@ def front_end_filter(recogniser, rate=None):
     InputError
         For a rate that cannot be resampled piece by piece.
     """
-    features, cnn = recogniser.compute_features, recogniser.modules["CNN"]
-    properties = stack_filter_properties([features, cnn])
-    stride, context = properties.stride, properties.window_size // 2 + 1
-
-    def encoder_input(samples):
-        samples = samples.unsqueeze(0)
-        length = torch.tensor([samples.shape[1]], device=samples.device)
-        return recogniser.front_end(samples, length)[0][0]
-
+    stride, context = recogniser.front_end_window
     new = recogniser.sample_rate
     if rate is None or rate == new:
-        return Filter(encoder_input, Fraction(stride), context, stride)
+        return Filter(recogniser.encoder_input, Fraction(stride), context, stride)
 
     if isinstance(rate, bool) or not isinstance(rate, int) or rate < 1:
         raise InputError(f"the sample rate must be a positive number of Hz, got {rate!r}")
@@ -140,18 +130,20 @@ def front_end_filter(recogniser, rate=None):
             f"a sample rate of {rate} Hz cannot be brought to {recogniser.sample_rate} Hz piece by "
             f"piece: use one with a larger common divisor, as 8000, 44100 or 48000"
         )
-    resample = torchaudio.transforms.Resample(rate, recogniser.sample_rate, dtype=torch.float32).to(
-        recogniser.device
-    )
-
-    def resampled_encoder_input(samples):
-        # torchaudio rounds its result's length in float32: given more, it is cut here.
-        length = -(-len(samples) * new // old)
-        return encoder_input(resample(F.pad(samples, (0, old)))[:length])
-
+    resample, reach = recogniser.resampler(rate)
     return Filter(
-        resampled_encoder_input,
+        lambda samples: recogniser.encoder_input(resample(samples)),
         Fraction(stride * old, new),
-        -(-context * old // new) + resample.width + 1,
+        -(-context * old // new) + reach + 1,
         math.lcm(stride, new) // new * old,
     )
+
+
+def _joined(pieces):
+    if len(pieces) == 1:
+        return pieces[0]
+    if isinstance(pieces[0], np.ndarray):
+        return np.concatenate(pieces)
+    import torch  # there, if its tensors are
+
+    return torch.cat(pieces)

@@ -3,25 +3,32 @@
 A package may come from anywhere, and no code of it is run: it is read from JSON and safetensors.
 """
 
-import hashlib
 import io
 import json
+import math
 import os
 
 import ruamel.yaml
 import speechbrain as sb
 import torch
+import torchaudio
 from hyperpyyaml import load_hyperpyyaml
 from speechbrain.processing.features import InputNormalization
 from speechbrain.utils.dynamic_chunk_training import DynChunkTrainConfig
+from speechbrain.utils.filter_analysis import stack_filter_properties
 from torch import nn
+from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
 
 from summarymixing.dataio import tokenizer as tokenizers
 from summarymixing.decoding.methods import as_search
 from summarymixing.decoding.searches import CTCGreedySearch
 from summarymixing.decoding.transducer import TransducerGreedySearch
 from summarymixing.errors import InputError
-from summarymixing.inference import tree
+from summarymixing.files import sha256
+from summarymixing.inference import long, tree
+from summarymixing.inference.alignment import align
+from summarymixing.inference.chunkwise import Chunkwise
 from summarymixing.training.checkpoints import WholeCheckpointer, load_average, recoverable_model
 
 # Of a recipe: the rest (data, augmentation, optimizer, language models) is for training and tests.
@@ -140,6 +147,72 @@ class Recogniser:
             (batch,), int64, in frames.
         """
         return front_end(self.compute_features, self.modules, waveforms, lengths)
+
+    @property
+    def front_end_window(self):
+        """Samples from one encoder frame to the next, and on each side what a frame looks at."""
+        properties = stack_filter_properties([self.compute_features, self.modules["CNN"]])
+        return properties.stride, properties.window_size // 2 + 1
+
+    def encoder_input(self, samples):
+        """`front_end` for one recording: (samples,) → (time, ...)."""
+        length = torch.tensor([len(samples)], device=samples.device)
+        return self.front_end(samples.unsqueeze(0), length)[0][0]
+
+    def resampler(self, rate):
+        """A function from (samples,) at another rate to the model's, and its reach on each side."""
+        resample = torchaudio.transforms.Resample(rate, self.sample_rate, dtype=torch.float32)
+        resample = resample.to(self.device)
+        more = rate // math.gcd(rate, self.sample_rate)
+
+        def resampled(samples):
+            # torchaudio rounds its result's length in float32: given more, it is cut here.
+            length = -(-len(samples) * self.sample_rate // rate)
+            return resample(F.pad(samples, (0, more)))[:length]
+
+        return resampled, resample.width
+
+    @property
+    def longest_in_batch(self):
+        """Seconds: what is longer, `tokens` takes by itself, in less memory."""
+        if not long.encodes_in_blocks(self):
+            return float("inf")
+        return long.BLOCK * self.front_end_window[0] / self.sample_rate
+
+    @torch.no_grad()
+    def tokens(self, waveforms):
+        """What the search finds, each token with its frames and its probability.
+
+        Arguments
+        ---------
+        waveforms : list of numpy.ndarray
+            (samples,) each, at the model's rate.
+
+        Returns
+        -------
+        list of list of summarymixing.inference.words.Token
+
+        Raises
+        ------
+        MemoryError
+            When they are too many.
+        """
+        samples = [torch.from_numpy(waveform).to(self.device) for waveform in waveforms]
+        try:
+            if len(samples) == 1 and len(samples[0]) > self.longest_in_batch * self.sample_rate:
+                encoded = long.encode(self, samples[0])
+                lengths = torch.tensor([encoded.shape[1]], device=self.device)
+            else:
+                lengths = torch.tensor([len(s) for s in samples], device=self.device)
+                frames, lengths = self.front_end(pad_sequence(samples, True), lengths)
+                encoded = self.modules["Transformer"].encode(frames, lengths)
+            return align(self, encoded, lengths)
+        except torch.OutOfMemoryError as error:
+            raise MemoryError(str(error)) from error
+
+    def chunkwise(self, chunk_size, left_context):
+        """The model chunk by chunk, for `StreamingSession`."""
+        return Chunkwise(self, chunk_size, left_context)
 
 
 def front_end(compute_features, modules, waveforms, lengths):
@@ -289,7 +362,10 @@ def read_config(folder):
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: it is no JSON, or damaged: {_line(error)}") from error
     except (KeyError, TypeError) as error:
-        raise InputError(f"{path}: no package of scripts/package.py (no format_version)") from error
+        what = "no package of scripts/package.py (no format_version)"
+        if isinstance(config, dict) and "export_version" in config:
+            what = "an exported model, which transcribe.py and stream.py take; give a package"
+        raise InputError(f"{path}: {what}") from error
     if not isinstance(version, int) or version > FORMAT_VERSION:
         raise InputError(
             f"{path}: it is of format {version}, and this version of summarymixing reads up to "
@@ -316,15 +392,6 @@ def _check_file(path, digest):
         raise InputError(f"{path}: {error.strerror}; the package is not complete") from error
     if found != digest:
         raise InputError(f"{path}: the file is damaged, or not the package's own (SHA-256 differs)")
-
-
-def sha256(path):
-    """The digest of a file, in hexadecimal."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 22):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def weights(modules):

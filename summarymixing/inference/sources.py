@@ -4,7 +4,6 @@ import logging
 import queue
 
 import numpy as np
-import torch
 
 from summarymixing.errors import InputError
 
@@ -23,7 +22,7 @@ def pcm(pipe, samples=1600):
 
     Yields
     ------
-    torch.Tensor
+    numpy.ndarray
         (samples,), int16.
 
     Example
@@ -38,7 +37,7 @@ def pcm(pipe, samples=1600):
         even = len(data) // 2 * 2
         data, rest = data[:even], data[even:]
         if data:
-            yield torch.from_numpy(np.frombuffer(data, "<i2").astype(np.int16))
+            yield np.frombuffer(data, "<i2").astype(np.int16)
     if rest:
         logger.warning("the last sample has only one of its two bytes: it is left out")
 
@@ -55,7 +54,7 @@ def microphone(rate, seconds=0.1):
 
     Yields
     ------
-    torch.Tensor
+    numpy.ndarray
         (samples,), float32.
 
     Raises
@@ -87,4 +86,4 @@ def microphone(rate, seconds=0.1):
         raise InputError(f"microphone: {' '.join(str(error).split())}") from error
     with stream:
         while True:
-            yield torch.from_numpy(pieces.get())
+            yield pieces.get()

@@ -3,20 +3,13 @@
 What comes out is what the chunk-wise forward of training gives for the whole recording.
 """
 
-import logging
 import math
 
 import numpy as np
-import torch
-from speechbrain.utils.dynamic_chunk_training import DynChunkTrainConfig
-from torch.nn.utils.rnn import pad_sequence
 
 from summarymixing.errors import InputError
 from summarymixing.inference.filters import FilterStream, front_end_filter
 from summarymixing.inference.text import Transcript
-from summarymixing.models.streaming import StreamingContext
-
-logger = logging.getLogger(__name__)
 
 
 class StreamingSession:
@@ -26,7 +19,7 @@ class StreamingSession:
 
     Arguments
     ---------
-    recogniser : summarymixing.inference.loading.Recogniser
+    recogniser : summarymixing.inference.loading.Recogniser or summarymixing.runtime.Exported
     chunk_size : int
         Encoder frames that are computed at a time: `chunk_frames` has them for milliseconds.
     left_context : int, optional
@@ -39,22 +32,9 @@ class StreamingSession:
     """
 
     def __init__(self, recogniser, chunk_size=16, left_context=None):
-        normalize = recogniser.modules["normalize"]
-        if getattr(normalize, "norm_type", "global") != "global":
-            raise InputError(
-                f"norm_type {normalize.norm_type} needs the whole recording: "
-                "to stream, train with norm_type: global"
-            )
-        if getattr(recogniser.compute_features, "top_db", None) is not None:
-            logger.warning(
-                "features were clipped at top_db below each utterance's maximum, which a stream "
-                "does not know: results may differ a little (train with top_db: null to stream)"
-            )
         self.recogniser = recogniser
-        self.config = DynChunkTrainConfig(chunk_size, left_context)
-        encoder = recogniser.modules["Transformer"]
-        self._encoder_state = encoder.make_streaming_context(self.config, batch_size=1).state
-        self._search_state = recogniser.search.initial_state(recogniser.modules, 1)
+        self.chunk_size = chunk_size
+        self._chunkwise = recogniser.chunkwise(chunk_size, left_context)
         self._filters = {}
         self._streams = {}
         self._opened = 0
@@ -65,8 +45,8 @@ class StreamingSession:
             self._filter(rate),
             rate or self.recogniser.sample_rate,
             Transcript(self.recogniser.tokenizer, frame_seconds(self.recogniser)),
-            self._encoder_state,
-            self._search_state,
+            self._chunkwise.encoder_state,
+            self._chunkwise.search_state,
         )
         self._opened += 1
         self._streams[self._opened] = stream
@@ -77,7 +57,7 @@ class StreamingSession:
 
         Arguments
         ---------
-        samples : dict of int to torch.Tensor or numpy.ndarray
+        samples : dict of int to numpy.ndarray or torch.Tensor
             For a stream's number (samples,) of one channel: floats in [-1, 1], or int16.
 
         Returns
@@ -95,7 +75,7 @@ class StreamingSession:
         for number, piece in checked.items():
             self._streams[number].filter.push(piece)
         streams = [self._streams[number] for number in samples]
-        size = self.config.chunk_size
+        size = self.chunk_size
         while ready := [(s, f) for s in streams if (f := s.filter.pull(size)) is not None]:
             self._advance(ready)
         return {number: self._streams[number].events() for number in samples}
@@ -114,7 +94,7 @@ class StreamingSession:
         """
         streams = {number: self._open_stream(number) for number in numbers}
         left = [(s, f) for s in streams.values() if (f := s.filter.finish()) is not None]
-        size = self.config.chunk_size
+        size = self.chunk_size
         while left:
             self._advance([(stream, frames[:size]) for stream, frames in left])
             left = [(stream, frames[size:]) for stream, frames in left if len(frames) > size]
@@ -134,7 +114,7 @@ class StreamingSession:
         A chunk, and what the front end (and for another rate the resampling) looks ahead.
         """
         audio = self._filter(rate)
-        samples = self.config.chunk_size * audio.stride + audio.context
+        samples = self.chunk_size * audio.stride + audio.context
         return float(samples) / (rate or self.recogniser.sample_rate)
 
     def _filter(self, rate):
@@ -151,53 +131,42 @@ class StreamingSession:
 
     def _checked(self, number, samples):
         received = self._open_stream(number).filter.received
-        if not isinstance(samples, (torch.Tensor, np.ndarray)):
-            raise InputError(
-                f"samples must be a torch.Tensor or numpy.ndarray, got {type(samples).__name__}"
-            )
+        if not isinstance(samples, np.ndarray):
+            if type(samples).__module__.split(".")[0] != "torch":
+                raise InputError(
+                    f"samples must be a torch.Tensor or numpy.ndarray, got {type(samples).__name__}"
+                )
+            samples = samples.detach().cpu()
         if samples.ndim != 1:
             raise InputError(
                 "samples must be of one channel, with shape (samples,), "
                 f"got shape {tuple(samples.shape)}"
             )
-        if isinstance(samples, np.ndarray) and samples.dtype.kind == "f":
-            samples = torch.from_numpy(samples.astype(np.float32))
-        elif isinstance(samples, np.ndarray) and samples.dtype == np.int16:
-            samples = torch.from_numpy(samples.copy())
-        if isinstance(samples, np.ndarray) or not (
-            samples.is_floating_point() or samples.dtype == torch.int16
-        ):
+        name = getattr(samples.dtype, "name", str(samples.dtype).removeprefix("torch."))
+        if "float" not in name and name != "int16":
             raise InputError(f"samples must be floats in [-1, 1] or int16, got {samples.dtype}")
-        scale = 2**15 if samples.dtype == torch.int16 else 1
-        samples = samples.detach().float() / scale
-        wrong = (~samples.isfinite()).nonzero()
+        if not isinstance(samples, np.ndarray):
+            samples = samples.float().numpy()
+        samples = samples.astype(np.float32) / np.float32(2**15 if name == "int16" else 1)
+        wrong = np.flatnonzero(~np.isfinite(samples))
         if len(wrong):
-            first = int(wrong[0])
             raise InputError(
-                f"sample {received + first} of stream {number} is {samples[first].item()}: "
+                f"sample {received + wrong[0]} of stream {number} is {samples[wrong[0]]}: "
                 "samples must be finite"
             )
-        return samples.to(self.recogniser.device)
+        return self._chunkwise.as_input(samples)
 
-    @torch.no_grad()
     def _advance(self, batch):
         """One chunk, or what is left of one, of some streams: pairs of a stream and its frames."""
-        modules = self.recogniser.modules
         streams = [stream for stream, _ in batch]
-        frames = pad_sequence([frames for _, frames in batch], batch_first=True)
-        lengths = torch.tensor([len(frames) for _, frames in batch], device=frames.device)
-        context = StreamingContext(
-            self.config, _joined([stream.encoder_state for stream in streams])
+        found = self._chunkwise.step(
+            [frames for _, frames in batch],
+            [stream.encoder_state for stream in streams],
+            [stream.search_state for stream in streams],
         )
-        ragged = lengths if (lengths < frames.shape[1]).any() else None  # masks cost time
-        encoded = modules["Transformer"].encode_streaming(frames, context, ragged)
-        tokens, places, search_state = self.recogniser.search.step(
-            modules, encoded, lengths, _joined([stream.search_state for stream in streams])
-        )
-        for row, (stream, frames) in enumerate(batch):
-            stream.encoder_state = _row(context.state, row)
-            stream.search_state = _row(search_state, row)
-            stream.transcript.add(tokens[row], [stream.frames + place for place in places[row]])
+        for (stream, frames), (tokens, places, encoder_state, search_state) in zip(batch, found):
+            stream.encoder_state, stream.search_state = encoder_state, search_state
+            stream.transcript.add(tokens, [stream.frames + place for place in places])
             stream.frames += len(frames)
 
 
@@ -253,12 +222,3 @@ class _Stream:
 
     def events(self):
         return self.transcript.events(limit=self.filter.received / self.rate)
-
-
-def _joined(states):
-    return {name: torch.cat([state[name] for state in states]) for name in states[0]}
-
-
-def _row(state, row):
-    # A copy: a view would keep the states of all streams of this batch.
-    return {name: values[row : row + 1].clone() for name, values in state.items()}

@@ -3,15 +3,13 @@
 import itertools
 from dataclasses import dataclass, replace
 
-import torch
-from torch.nn.utils.rnn import pad_sequence
+import numpy as np
 
 from summarymixing.dataio import audio
 from summarymixing.errors import InputError
-from summarymixing.inference import long
-from summarymixing.inference.alignment import Word, align, alone, words_of
 from summarymixing.inference.segments import PAUSE_SECONDS, cut
 from summarymixing.inference.streaming import frame_seconds
+from summarymixing.inference.words import Word, alone, words_of
 
 # Files that are sorted by length before they are put into batches.
 _WINDOW = 256
@@ -41,7 +39,6 @@ class Result:
     error: str | None = None
 
 
-@torch.no_grad()
 def transcribe(
     recogniser,
     paths,
@@ -58,7 +55,7 @@ def transcribe(
 
     Arguments
     ---------
-    recogniser : summarymixing.inference.loading.Recogniser
+    recogniser : summarymixing.inference.loading.Recogniser or summarymixing.runtime.Exported
         As from `load`.
     paths : iterable of str or os.PathLike
     batch_seconds : float
@@ -133,8 +130,7 @@ class _Transcriber:
         self.segment_seconds = segment_seconds
         self.pause_seconds = pause_seconds
         self.frame_seconds = frame_seconds(recogniser)
-        in_blocks = long.encodes_in_blocks(recogniser)
-        self.longest = long.BLOCK * self.frame_seconds if in_blocks else float("inf")
+        self.longest = recogniser.longest_in_batch
 
     def __call__(self, paths):
         """Results of the files of a batch."""
@@ -146,7 +142,7 @@ class _Transcriber:
                 results[path] = _failed(path, error)
         try:
             results |= self._transcribe(waveforms)
-        except (MemoryError, torch.OutOfMemoryError) as error:
+        except MemoryError as error:
             raise InputError(
                 f"out of memory at {next(iter(waveforms))} and {len(waveforms) - 1} others, "
                 f"with batch_seconds={self.batch_seconds:g}: give less"
@@ -154,8 +150,8 @@ class _Transcriber:
         return [results[path] for path in paths]
 
     def _read(self, path):
-        samples = audio.read(path, self.recogniser.sample_rate)
-        if not samples.isfinite().all():
+        samples = audio.read_array(path, self.recogniser.sample_rate)
+        if not np.isfinite(samples).all():
             raise InputError(f"{path}: there are samples that are no numbers")
         return samples
 
@@ -169,7 +165,7 @@ class _Transcriber:
         durations = {place: len(samples) / rate for place, samples in pieces.items()}
         tokens = {}
         for batch in _batches(durations, self.batch_seconds, self.longest):
-            tokens |= zip(batch, self._tokens([pieces[place] for place in batch]))
+            tokens |= zip(batch, self.recogniser.tokens([pieces[place] for place in batch]))
         results = {
             path: Result(path, len(samples) / rate, "", []) for path, samples in waveforms.items()
         }
@@ -185,19 +181,6 @@ class _Transcriber:
             return [(0, len(samples))]
         rate = self.recogniser.sample_rate
         return cut(samples, rate, self.segment_seconds, self.pause_seconds)
-
-    def _tokens(self, waveforms):
-        """The tokens of each waveform."""
-        recogniser = self.recogniser
-        samples = [waveform.to(recogniser.device) for waveform in waveforms]
-        if len(samples) == 1 and len(samples[0]) > self.longest * recogniser.sample_rate:
-            encoded = long.encode(recogniser, samples[0])
-            lengths = torch.tensor([encoded.shape[1]], device=encoded.device)
-        else:
-            lengths = torch.tensor([len(s) for s in samples], device=recogniser.device)
-            frames, lengths = recogniser.front_end(pad_sequence(samples, True), lengths)
-            encoded = recogniser.modules["Transformer"].encode(frames, lengths)
-        return align(recogniser, encoded, lengths)
 
 
 def _continued(result, text, words, start):
