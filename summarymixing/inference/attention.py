@@ -75,7 +75,7 @@ def attention_maps(recogniser, waveform):
     Example
     -------
     >>> from summarymixing.inference import load  # doctest: +SKIP
-    >>> maps = attention_maps(load("results/AN4/ctc_attention/conformer,rope/1"), waveform)  # doctest: +SKIP
+    >>> maps = attention_maps(load("results/AN4/rope"), waveform)  # doctest: +SKIP
     """
     transformer = recogniser.modules["Transformer"]
     if transformer.causal:
