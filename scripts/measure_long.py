@@ -148,8 +148,8 @@ def arguments(argv=None):
     return parser.parse_args(argv)
 
 
-def main():
-    options = arguments()
+def main(argv=None):
+    options = arguments(argv)
     torch.set_num_threads(options.threads)
     with said_in_one_line():
         found = options.run(options)

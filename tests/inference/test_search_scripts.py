@@ -1,4 +1,5 @@
-"""evaluate_searches.py, evaluate_chunks.py, tune_search.py and train_ngram.py on a tiny model."""
+"""evaluate_searches.py, evaluate_chunks.py, tune_search.py, train_ngram.py, measure_long.py and
+measure_export.py on a tiny model."""
 
 import csv
 import itertools
@@ -17,6 +18,7 @@ from summarymixing.decoding import Hypothesis, make_search
 from summarymixing.decoding.ngram import NGram
 from summarymixing.inference import load
 from summarymixing.inference.evaluation import encoded_batches
+from summarymixing.inference.transcribe import transcribe
 from summarymixing.scoring import metrics
 
 
@@ -232,3 +234,62 @@ def test_loading_does_not_count(trained, manifest, load_script):
 
     texts, (seconds,), _ = script.evaluate(recogniser, rows, [slow_at_first], 2)
     assert calls == [2, 2, 1] and seconds < 0.9 and len(texts[0]) == 3
+
+
+def test_long_recordings_are_measured(trained, manifest, command, tmp_path):
+    folder, _ = trained()
+    seconds = 26000 / 16000
+    status, out, _ = command(
+        "measure_long", "wer", folder, manifest, f"--minutes={3 * seconds / 60}",
+        f"--json={tmp_path}/a.json",
+    )  # fmt: skip
+    assert status == 0
+    content = json.loads((tmp_path / "a.json").read_text())
+    assert content["seconds"] == seconds and content["words"] == 5
+    rows, recogniser = list(manifests.read(manifest)), load(folder)
+    references = {row["ID"]: row["wrd"] for row in rows}
+    alone = transcribe(recogniser, [row["wav"] for row in rows])
+    texts = {row["ID"]: result.text for row, result in zip(rows, alone)}
+    assert content["errors_alone"] == metrics.count(references, texts).errors.sum()
+    # What is joined is shorter than 20 s, and so one piece, in one of six orders.
+    waveforms = {row["ID"]: manifests.read_audio(row) for row in rows}
+    possible = set()
+    for order in itertools.permutations(rows):
+        soundfile.write(
+            tmp_path / "all.wav",
+            torch.cat([waveforms[row["ID"]] for row in order]).numpy(),
+            16000,
+            "FLOAT",
+        )
+        (result,) = transcribe(recogniser, [tmp_path / "all.wav"])
+        reference = " ".join(row["wrd"] for row in order)
+        possible.add(int(metrics.count({"all": reference}, {"all": result.text}).errors[0]))
+    assert len(content["errors_joined"]) == 3 and set(content["errors_joined"]) <= possible
+    assert f"({content['errors_alone']} of 5 words)" in out
+
+    status, out, _ = command(
+        "measure_long", "memory", folder, tmp_path / "none", "--minutes", 0.1,
+        f"--json={tmp_path}/b.json",
+    )  # fmt: skip
+    assert status == 0
+    small, missing = json.loads((tmp_path / "b.json").read_text())["rows"]
+    assert 0 <= small["bytes"] < 1e9 and small["seconds"] > 0
+    assert "none" in missing["error"]
+
+
+def test_exported_models_are_measured(trained, manifest, command, tmp_path):
+    pytest.importorskip("onnx", reason="pip install onnx onnxruntime")
+    pytest.importorskip("onnxruntime", reason="pip install onnx onnxruntime")
+    folder, _ = trained()
+    status, out, _ = command(
+        "measure_export", folder, manifest, "--turns=3", "--no_compile", f"--json={tmp_path}/a.json"
+    )
+    assert status == 0
+    content = json.loads((tmp_path / "a.json").read_text())
+    assert list(content["sides"]) == ["PyTorch", "ONNX", "ONNX int8"]
+    for side in content["sides"].values():
+        assert len(side["seconds"]) == 3
+        middle = sorted(side["seconds"])[1]
+        assert side["real_time_factor"] == pytest.approx(middle / (26000 / 16000))
+    status, _, last = command("measure_export", folder)
+    assert status == 2 and "manifest" in last
