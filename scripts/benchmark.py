@@ -37,7 +37,7 @@ EVERYTHING = {
 DEFAULTS = {
     "cpu": [
         {
-            "seconds": [10, 40, 120], "encoders": ENCODERS, "parts": ["layers"], "steps": STEPS,
+            "seconds": [5, 10, 40, 120], "encoders": ENCODERS, "parts": ["layers"], "steps": STEPS,
             "precisions": ["float32"], "graphs": ["eager"],
             "mixers": ["none", "SummaryMixing", "SummaryMixing-lite", "SummaryMixing-fast",
                        "RoPEMHA"],

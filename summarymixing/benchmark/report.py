@@ -268,12 +268,15 @@ def plot(contents, path):
     contents : list of dict
         Of files of results: their "rows", and their "machine" with its "device". Each machine,
         encoder, part, step, precision and graph has its own row of pictures. Mixers that ran out
-        of memory end at their last point.
+        of memory end at their last point, and those measured at one length of several have none.
     path : str
         Of the PNG.
     """
+    from matplotlib import colormaps
     from matplotlib.figure import Figure
-    from matplotlib.ticker import NullLocator, StrMethodFormatter
+    from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
+
+    colours = dict(zip(MIXERS, [*colormaps["tab10"].colors, *colormaps["Dark2"].colors]))
 
     groups = {}
     for content in contents:
@@ -298,8 +301,8 @@ def plot(contents, path):
             for mixer, rows in mixers.items():
                 rows = sorted(rows, key=lambda row: row["seconds"])
                 xs, ys = [row["seconds"] for row in rows], [value(row) for row in rows]
-                colour = f"C{list(MIXERS).index(mixer)}"
-                axes.plot(xs, ys, "o-", color=colour, label=mixer, markersize=3)
+                if len(xs) > 1 or len(seconds) == 1:
+                    axes.plot(xs, ys, "o-", color=colours[mixer], label=mixer, markersize=3)
             axes.set(xlabel="seconds of audio", ylabel=measure, xscale="log")
             axes.set_xticks(seconds, [f"{x:g}" for x in seconds])
             axes.xaxis.set_minor_locator(NullLocator())
@@ -307,8 +310,9 @@ def plot(contents, path):
                 axes.set_ylim(bottom=0)
             else:
                 axes.set_yscale("log")
+                axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
                 axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-                axes.yaxis.set_minor_formatter(StrMethodFormatter("{x:g}"))
+                axes.yaxis.set_minor_locator(NullLocator())
             axes.grid(alpha=0.3)
         line[0].set_title(name, loc="left", fontsize=10)
         line[-1].legend(fontsize=7)

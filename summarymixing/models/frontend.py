@@ -42,7 +42,7 @@ class ConvolutionFrontEnd(convolution.ConvolutionFrontEnd):
     def frames(self, frames):
         """Output frames for a number of input frames (an integer or a tensor of them)."""
         for block in self.values():
-            frames = -(-frames // block.filter_properties[0].stride)
+            frames = (frames - 1) // block.filter_properties[0].stride + 1
         return frames
 
     def forward(self, x, lengths=None):
@@ -70,8 +70,8 @@ class ConvolutionFrontEnd(convolution.ConvolutionFrontEnd):
         for block in self.values():
             properties = block.filter_properties[0]
             width = (properties.window_size - 1) // 2 * properties.dilation
-            out_time = -(-time // properties.stride)
+            out_time = (time - 1) // properties.stride + 1
             x = block(reflect(x, valid, width))[:, :out_time]
-            valid = -(-valid // properties.stride)
+            valid = (valid - 1) // properties.stride + 1
             time = out_time
         return x if lengths is None else (x, valid)
