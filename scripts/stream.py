@@ -52,7 +52,9 @@ def arguments(argv):
 
 def source(options, model_rate):
     """Sample rate and pieces of the audio."""
-    rate = options.rate or model_rate
+    if options.rate is not None and options.rate < 1:
+        raise InputError(f"--rate must be a positive number of Hz, got {options.rate}")
+    rate = model_rate if options.rate is None else options.rate
     if options.source == "-":
         return rate, sources.pcm(sys.stdin.buffer)
     if options.source == "mic":

@@ -1,6 +1,7 @@
 """The one exception that a user's mistake raises, checks that raise it, and how it is said."""
 
 import math
+import os
 import sys
 from contextlib import contextmanager
 
@@ -11,7 +12,10 @@ class InputError(ValueError):
 
 @contextmanager
 def said_in_one_line():
-    """In a command: an `InputError` becomes a line on the standard error and exit status 2."""
+    """In a command: an `InputError` becomes a line on the standard error and exit status 2.
+
+    A pipe that nobody reads any longer ends it, with exit status 1.
+    """
     try:
         yield
     except InputError as error:
@@ -19,6 +23,9 @@ def said_in_one_line():
         line = str(error).split(f"{type(error).__name__}: ")[-1].strip()
         print(f"error: {line}", file=sys.stderr)
         sys.exit(2)
+    except BrokenPipeError:  # what reads has ended, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
 
 
 def check_integer(name, value, least=None):

@@ -207,8 +207,11 @@ class Recogniser:
                 frames, lengths = self.front_end(pad_sequence(samples, True), lengths)
                 encoded = self.modules["Transformer"].encode(frames, lengths)
             return align(self, encoded, lengths)
-        except torch.OutOfMemoryError as error:
-            raise MemoryError(str(error)) from error
+        except RuntimeError as error:
+            # On the CPU it is one of any kind.
+            if isinstance(error, torch.OutOfMemoryError) or "allocate" in str(error):
+                raise MemoryError(str(error)) from error
+            raise
 
     def chunkwise(self, chunk_size, left_context):
         """The model chunk by chunk, for `StreamingSession`."""

@@ -69,12 +69,13 @@ def transcribe(
     Yields
     ------
     Result
-        One a path, in the order of the paths. A file that cannot be read has its `error`.
+        One a path, in the order of the paths. A file that cannot be read, or is too long for the
+        memory, has its `error`.
 
     Raises
     ------
     InputError
-        For a `batch_seconds` that is not positive, or too much for the memory, and for a
+        For a `batch_seconds` that is not positive, for a
         `segment_seconds` below 1 and a `pause_seconds` that is not positive.
 
     Example
@@ -142,11 +143,13 @@ class _Transcriber:
                 results[path] = _failed(path, error)
         try:
             results |= self._transcribe(waveforms)
-        except MemoryError as error:
-            raise InputError(
-                f"out of memory at {next(iter(waveforms))} and {len(waveforms) - 1} others, "
-                f"with batch_seconds={self.batch_seconds:g}: give less"
-            ) from error
+        except MemoryError:
+            if len(waveforms) > 1:
+                results |= {path: self([path])[0] for path in waveforms}
+            else:
+                (path,) = waveforms
+                message = f"{path}: out of memory; pieces of fewer segment_seconds need less"
+                results[path] = _failed(path, message)
         return [results[path] for path in paths]
 
     def _read(self, path):

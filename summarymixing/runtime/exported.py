@@ -170,8 +170,8 @@ class Exported:
             self._sessions[graph] = self._session(graph)
         try:
             return self._sessions[graph].run(None, inputs)
-        except RuntimeError as error:
-            if "allocate" in str(error):
+        except Exception as error:  # onnxruntime's are of no other kind
+            if "alloc" in str(error).lower():
                 raise MemoryError(str(error)) from error
             raise
 
