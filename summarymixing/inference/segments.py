@@ -76,7 +76,8 @@ def cut(samples, sample_rate, longest, pause=PAUSE_SECONDS):
     ends = []
     for start, end in zip([s * frame for s in starts], [*(s * frame for s in starts[1:]), total]):
         while end - start > most:
-            first, last = (math.ceil((start + part) / frame) for part in (most / 3, most - frame))
+            latest = min(most, end - start - least * frame) - frame  # so that no rest is tiny
+            first, last = (math.ceil((start + part) / frame) for part in (most / 3, latest))
             start = (first + _middle_of_lowest(smooth[first : last + 1])) * frame
             ends.append(start)
         ends.append(end)

@@ -285,6 +285,12 @@ def _config(folder):
     for key, kind in _TYPES.items():
         if not isinstance(config.get(key), kind) or key not in config:
             raise InputError(f"{path}: {key} is missing, or cannot be what it is: it is damaged")
+    numbers = [config["front_end"].get(key) for key in ("stride", "context", "features")]
+    if not all(isinstance(number, int) for number in numbers):
+        raise InputError(f"{path}: front_end is not complete: it is damaged")
+    for name in (TOKENS, f"{OFFLINE}.onnx"):
+        if name not in config["files"]:
+            raise InputError(f"{path}: files has no {name}: it is damaged")
     for name, digest in config["files"].items():
         _check(os.path.join(folder, os.path.basename(name)), digest)
     return config

@@ -51,16 +51,19 @@ def test_what_is_short_stays_whole(noise):
     assert len(cut(_with_pauses(noise, 2, 2.4, 5, 7.7, seconds=8), RATE, 7.9)) == 3
 
 
-@pytest.mark.parametrize("samples", (1, 15999, 16000, 16001, 47777, 320000))
+@pytest.mark.parametrize("samples", (1, 15999, 16000, 16001, 47777, 96160, 320000))
 @pytest.mark.parametrize("longest", (1, 1.37, 6))
 @pytest.mark.parametrize("silent", (True, False))
-def test_pieces_are_the_recording(noise, samples, longest, silent):
+@pytest.mark.parametrize("pause", (0.3, 99))
+def test_pieces_are_the_recording(noise, samples, longest, silent, pause):
     waveform = torch.zeros(samples) if silent else noise(samples)
-    pieces = cut(waveform, RATE, longest)
+    pieces = cut(waveform, RATE, longest, pause)
     assert pieces[0][0] == 0 and pieces[-1][1] == samples
     assert all(end == start for (_, end), (start, _) in zip(pieces, pieces[1:]))
     assert all(0 < end - start <= longest * RATE for start, end in pieces)
-    assert all(end - start >= longest * RATE / 3 for start, end in pieces[:-1])
+    least = longest / 3 if pause == 99 else min(longest / 3, 0.5)
+    assert all(end - start >= least * RATE for start, end in pieces[:-1])
+    assert len(pieces) == 1 or samples - pieces[-1][0] >= 0.45 * RATE
 
 
 @pytest.mark.parametrize("arguments", ((0.9,), (float("nan"),), (5, 0), (5, float("nan"))))
