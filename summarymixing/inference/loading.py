@@ -25,10 +25,10 @@ from summarymixing.decoding.methods import as_search
 from summarymixing.decoding.searches import CTCGreedySearch
 from summarymixing.decoding.transducer import TransducerGreedySearch
 from summarymixing.errors import InputError
-from summarymixing.files import sha256
 from summarymixing.inference import long, tree
 from summarymixing.inference.alignment import align
 from summarymixing.inference.chunkwise import Chunkwise
+from summarymixing.inference.digests import check_files
 from summarymixing.training.checkpoints import WholeCheckpointer, load_average, recoverable_model
 
 # Of a recipe: the rest (data, augmentation, optimizer, language models) is for training and tests.
@@ -383,18 +383,8 @@ def read_config(folder):
             tree.check(config[key])
         except InputError as error:
             raise InputError(f"{path}: {error}") from error
-    for name, digest in config["files"].items():
-        _check_file(os.path.join(folder, os.path.basename(name)), digest)
+    check_files(folder, config["files"], "package")
     return config
-
-
-def _check_file(path, digest):
-    try:
-        found = sha256(path)
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}; the package is not complete") from error
-    if found != digest:
-        raise InputError(f"{path}: the file is damaged, or not the package's own (SHA-256 differs)")
 
 
 def weights(modules):

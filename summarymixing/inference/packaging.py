@@ -29,7 +29,7 @@ from torch import nn
 from summarymixing.dataio import audio, manifests
 from summarymixing.decoding.methods import split_search
 from summarymixing.errors import InputError
-from summarymixing.files import write_whole
+from summarymixing.files import sha256, write_whole
 from summarymixing.inference import tree
 from summarymixing.inference.card import mixers, write_card
 from summarymixing.inference.loading import (
@@ -40,7 +40,6 @@ from summarymixing.inference.loading import (
     WEIGHTS,
     is_package,
     load,
-    sha256,
     weights,
 )
 from summarymixing.scoring import report, transcripts

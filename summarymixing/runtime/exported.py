@@ -27,7 +27,7 @@ import numpy as np
 
 from summarymixing.dataio.resampling import reach, resample
 from summarymixing.errors import InputError
-from summarymixing.files import sha256
+from summarymixing.inference.digests import check_files
 from summarymixing.inference.words import runs
 from summarymixing.runtime.pieces import Pieces
 
@@ -291,15 +291,5 @@ def _config(folder):
     for name in (TOKENS, f"{OFFLINE}.onnx"):
         if name not in config["files"]:
             raise InputError(f"{path}: files has no {name}: it is damaged")
-    for name, digest in config["files"].items():
-        _check(os.path.join(folder, os.path.basename(name)), digest)
+    check_files(folder, config["files"], "model")
     return config
-
-
-def _check(path, digest):
-    try:
-        found = sha256(path)
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}; the model is not complete") from error
-    if found != digest:
-        raise InputError(f"{path}: the file is damaged, or not the model's own (SHA-256 differs)")
