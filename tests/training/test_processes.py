@@ -115,7 +115,7 @@ def test_a_process_that_fails_ends_all_with_its_error(
 ):
     command = tiny_command(corpus, tmp_path / "run", **OPTIONS)
     process = start(command, 2, FAILS_ON=fails)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=180)
     assert process.returncode != 0
     assert expected in errors
     assert "Connection closed" not in errors.split(expected)[0]
