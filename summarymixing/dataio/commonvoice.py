@@ -10,6 +10,8 @@ import re
 import unicodedata
 from functools import partial
 
+from tqdm import tqdm
+
 from summarymixing.dataio import layouts, manifests
 from summarymixing.errors import InputError
 
@@ -202,7 +204,7 @@ def _read_tables(folder, language):
 
 def _load(name, clips, rows, sources, clean, min_words):
     utterances, short = [], []
-    for id_, sentence, speaker in rows:
+    for id_, sentence, speaker in tqdm(rows, f"reading {name}", unit="row"):
         text = clean(sentence)
         if len(text.split()) < min_words:
             short.append(id_)

@@ -8,6 +8,8 @@ import os
 from functools import partial
 from pathlib import Path
 
+from tqdm import tqdm
+
 from summarymixing.dataio import manifests
 from summarymixing.errors import InputError
 
@@ -102,14 +104,14 @@ def _load(paths):
     audio = {path for path in paths if path.endswith(_AUDIO)}
     unclaimed = set(audio)
     utterances = []
-    for path in paths:
-        if not path.endswith(_TRANSCRIPT):
-            continue
+    transcripts = [path for path in paths if path.endswith(_TRANSCRIPT)]
+    for path in tqdm(transcripts, "reading transcripts", unit="file"):
         chapter = os.path.dirname(path)
         for line in manifests.read_lines(path):
             if line.strip():
                 id_, _, text = line.strip().partition(" ")
-                names = [os.path.join(chapter, id_ + suffix) for suffix in _AUDIO]
+                stem = os.path.join(chapter, id_)
+                names = [stem + suffix for suffix in _AUDIO]
                 wav = next((name for name in names if name in audio), names[0])
                 unclaimed.discard(wav)
                 utterances.append(manifests.Utterance(id_, wav, _speaker(wav), text))
@@ -119,4 +121,4 @@ def _load(paths):
 
 
 def _speaker(wav):
-    return Path(wav).parts[-3]
+    return wav.split(os.sep)[-3]

@@ -32,17 +32,19 @@ from tqdm import tqdm
 from summarymixing.dataio import audio
 from summarymixing.errors import InputError
 from summarymixing.files import write_whole
+from summarymixing.machine import cores
 
 logger = logging.getLogger(__name__)
 
 COLUMNS = ("ID", "duration", "wav", "spk_id", "wrd")
 SEGMENT_COLUMNS = ("start", "stop")
 _NAMED_IN_LOG = 20
-_THREADS = 8  # they mostly wait for the disk
+_THREADS = 8  # at least, as they may be waiting for the disk
+_CHUNK = 32  # utterances that a thread gets at a time: handing over costs as much as a WAV's header
 _TOLERANCE = 0.5  # seconds; times that corpora state are rounded, and coders add some silence
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)  # there may be a million
 class Utterance:
     """One recorded utterance and what was said.
 
@@ -131,10 +133,14 @@ def write(path, utterances, on_bad="drop", description="manifest"):
             )
 
     inspect = functools.lru_cache(64)(audio.inspect)  # segments of one file follow each other
-    with ThreadPoolExecutor(_THREADS) as pool:
-        checked = pool.map(lambda utterance: _check(utterance, on_bad, inspect), utterances)
-        progress = tqdm(checked, f"checking {description}", len(utterances), unit="file")
-        results = list(progress)
+    firsts = range(0, len(utterances), _CHUNK)
+    chunks = [utterances[first : first + _CHUNK] for first in firsts]
+    progress = tqdm(desc=f"checking {description}", total=len(utterances), unit="file")
+    results = []
+    with ThreadPoolExecutor(max(_THREADS, cores())) as pool, progress:
+        for checked in pool.map(lambda chunk: [_check(u, on_bad, inspect) for u in chunk], chunks):
+            results += checked
+            progress.update(len(checked))
 
     segments = any(_is_segment(utterance) for utterance in utterances)
     rows, bad = [], []
