@@ -1,18 +1,20 @@
 """scripts/measure_preparation.py: the corpora that it makes, and what it measures."""
 
 import json
-import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import soundfile
 
 from summarymixing.dataio import manifests
 
+ROOT = Path(__file__).parents[1]
+
 
 @pytest.fixture
 def script(load_script, monkeypatch):
-    monkeypatch.syspath_prepend("scripts")  # as for a command, which finds its neighbours
+    monkeypatch.syspath_prepend(ROOT / "scripts")  # as for a command, which finds its neighbours
     return load_script("measure_preparation")
 
 
@@ -73,15 +75,14 @@ def test_memory_of_all_processes(script):
     assert 160 < found["peak_mb"] < 220
 
 
-def test_command(script, tmp_path):
-    command = [sys.executable, "scripts/measure_preparation.py", "--corpus", "aishell"]
-    command += ["--files=9", "--payloads=2", f"--folder={tmp_path}", f"--json={tmp_path}/a.json"]
-    done = subprocess.run(command, capture_output=True, check=True, text=True)
+def test_command(script, tmp_path, capfd):
+    options = ["--corpus", "aishell", "--files=9", "--payloads=2"]
+    script.main([*options, f"--folder={tmp_path}", f"--json={tmp_path}/a.json"])
     facts = json.loads((tmp_path / "a.json").read_text())
     assert list(facts["aishell"]) == ["prepare", "again", "screen", "screen_again"]
     assert [found["rows"] for found in facts["aishell"].values()] == [9, 9, 2, 7]
     assert all(found["seconds"] > 0 < found["peak_mb"] for found in facts["aishell"].values())
-    assert len(done.stdout.splitlines()) == 5
+    assert len(capfd.readouterr().out.splitlines()) == 5
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"]  # nothing is left behind
 
 
