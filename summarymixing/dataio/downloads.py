@@ -231,6 +231,8 @@ def download(corpus, folder, parts=(), delete_archive=False, say=print):
         chosen[name] = entry.parts[name]
     if not hasattr(tarfile, "data_filter"):  # added to 3.10 and 3.11 by security releases
         raise InputError("archives are unpacked safely from Python 3.10.12 or 3.11.4 on")
+    if not os.fspath(folder):
+        raise InputError("the folder to download to must be a path, got ''")
     folder = Path(os.path.abspath(folder))
 
     say(f"{corpus}, {entry.page}, licence: {entry.licence}")
@@ -315,6 +317,8 @@ def _fetch(part, archive, say):
             if error.code not in _PASSING:
                 raise InputError(f"{part.url}: {trouble}") from None
         except (OSError, http.client.HTTPException) as error:
+            if getattr(error, "filename", None) is not None:  # of the disk, not of the network
+                raise
             reason = getattr(error, "reason", error)
             trouble = " ".join(str(reason).split()) or type(reason).__name__
             if isinstance(reason, ssl.SSLCertVerificationError):
@@ -363,7 +367,7 @@ def _transfer(part, partial, say):
             anew("the server has less than is there")
             _transfer(part, partial, say)
         return
-    except ValueError as error:  # of a proxy's address, say
+    except (ValueError, http.client.InvalidURL) as error:  # of a proxy, say
         raise InputError(f"{part.url}: {error}") from error
 
     with response:

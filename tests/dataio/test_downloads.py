@@ -33,6 +33,7 @@ class Server:
         self.honest = True  # whether If-Range is looked at
         self.cuts = []  # bytes after which a connection ends, a connection each
         self.codes = []  # HTTP errors, before anything else
+        self.refusal = {}  # their headers
         self.length = True  # whether the length is said
         self.shift = 0  # bytes by which pieces are misplaced
         self.asked = []  # (path, Range, If-Range)
@@ -53,7 +54,7 @@ class Server:
         wanted, condition = request.headers.get("Range"), request.headers.get("If-Range")
         self.asked.append((request.path, wanted, condition))
         if self.codes:
-            return self.refuse(request, self.codes.pop(0))
+            return self.refuse(request, self.codes.pop(0), self.refusal)
         content = self.files.get(request.path.rpartition("/")[2])
         if content is None:
             return self.refuse(request, 404)
@@ -227,6 +228,10 @@ def test_a_server_that_cannot_go_on(toy, server, fault):
     said = toy("dev")
     assert found(toy.folder) == UNPACKED | {"dev.tar.gz": DEV}
     assert any("fetched from the beginning" in line for line in said)
+    if fault == "ranges":
+        assert f"dev.tar.gz: the connection ended after 10000 of {len(DEV)} bytes" in "\n".join(
+            said
+        )
 
 
 @pytest.mark.parametrize("honest", (True, False))
@@ -448,6 +453,28 @@ def test_a_file_in_place_of_the_folder(toy):
     toy.folder.parent.mkdir()
     toy.folder.write_text("")
     with pytest.raises(InputError, match="new/data: File exists"):
+        toy("dev")
+
+
+def test_no_folder():
+    with pytest.raises(InputError, match="must be a path, got ''"):
+        download("LibriSpeech", "")
+
+
+@pytest.mark.parametrize("name", ("dev.tar.gz.part", "dev.tar.gz"))
+def test_a_folder_in_place_of_a_file(toy, server, name):
+    """Of the disk, so that another connection does not help."""
+    (toy.folder / name).mkdir(parents=True)
+    with pytest.raises(InputError, match=f"{name}: Is a directory"):
+        toy("dev")
+    assert len(server.asked) == name.endswith("part")
+
+
+@pytest.mark.parametrize("where", ("file:///etc/passwd", "/a/dev.tar.gz"))
+def test_redirections_that_lead_nowhere(toy, server, where):
+    server.refusal = {"Location": where}
+    server.codes = [302] * 20
+    with pytest.raises(InputError, match="the server answers 302"):
         toy("dev")
 
 
