@@ -268,10 +268,16 @@ def measure(corpus, folder, files, payloads):
     return figures
 
 
+def file_system(folder):
+    """What kind of file system a folder is on, such as tmpfs."""
+    command = ["stat", "--file-system", "--format=%T", folder]
+    return subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True).stdout.strip()
+
+
 def table(figures):
     lines = [f"{'':38}{'rows':>8}{'seconds':>9}{'CPU s':>9}{'rows/s':>8}{'peak MB':>9}"]
     for corpus, stages in figures.items():
-        for stage, found in stages.items():
+        for stage, found in ((stage, stages[stage]) for stage in STAGES):
             lines.append(
                 f"{corpus + ', ' + STAGES[stage]:38}{found['rows']:8}{found['seconds']:9.1f}"
                 f"{found['cpu_seconds']:9.1f}{found['rows'] / found['seconds']:8.0f}"
@@ -302,25 +308,22 @@ def main(argv=None):
         (corpus,), folder = options.corpus, Path(options.folder)
         print(json.dumps(run(options.stage, corpus, folder, options.payloads)))
         return
-    figures, load = {}, os.getloadavg()
+    facts = {"command": f"scripts/{Path(__file__).name} " + " ".join(argv or sys.argv[1:])}
+    figures = {}
     with said_in_one_line():
         for corpus in options.corpus:
             with tempfile.TemporaryDirectory(dir=options.folder) as folder:
-                figures[corpus] = measure(corpus, Path(folder), options.files, options.payloads)
-                command = ["stat", "--file-system", "--format=%T", folder]
-                system = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True)
-        print(table(figures))
-        if options.json:
-            from summarymixing.files import write_whole
-            from summarymixing.machine import describe
+                where = {"file_system": file_system(folder)}
+                # More than none: other programs ran beside, and the seconds are too many.
+                where["load_before"] = os.getloadavg()[0]
+                found = measure(corpus, Path(folder), options.files, options.payloads)
+            figures[corpus] = where | found
+            if options.json:  # after each, as a corpus may take an hour
+                from summarymixing.files import write_whole
+                from summarymixing.machine import describe
 
-            facts = {
-                "command": f"scripts/{Path(__file__).name} " + " ".join(argv or sys.argv[1:]),
-                **describe(),
-                "file_system": system.stdout.strip(),
-                "load_before": load[0],
-            }
-            write_whole(options.json, json.dumps(facts | figures, indent=1) + "\n")
+                write_whole(options.json, json.dumps(facts | describe() | figures, indent=1) + "\n")
+        print(table(figures))
 
 
 if __name__ == "__main__":

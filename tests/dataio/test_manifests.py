@@ -39,6 +39,18 @@ def test_rows(tmp_path, utterances):
     assert sorted(p.name for p in path.parent.iterdir()) == ["train.csv"]
 
 
+@pytest.mark.parametrize("count", (63, 64, 65, 200))  # threads get some at a time
+def test_many(tmp_path, utterances, count, capsys):
+    many = [Utterance(f"x{i:03}", utterances[i % 5].wav, "s", f"{i}") for i in range(count)]
+    assert manifests.write(tmp_path / "train.csv", many, description="set") == count
+    for i, row in enumerate(manifests.read(tmp_path / "train.csv")):
+        wav = utterances[i % 5].wav
+        assert (row["ID"], row["wav"], row["wrd"]) == (f"x{i:03}", wav, f"{i}")
+        assert row["duration"] == soundfile.info(wav).duration
+    bar = capsys.readouterr().err
+    assert "checking set: 100%" in bar and f"{count}/{count}" in bar
+
+
 def test_speechbrain_reads_it(tmp_path, utterances):
     from speechbrain.dataio.dataset import DynamicItemDataset
 
