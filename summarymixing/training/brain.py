@@ -40,6 +40,16 @@ class ASRBrain(TrainingBrain):
         if self.hparams.avg_metric == "WER" and self.hparams.valid_search_interval != 1:
             raise InputError("avg_metric: WER needs a WER every epoch: valid_search_interval: 1")
 
+    def _compile(self):
+        # SpeechBrain compiles whole modules, anew for each length: minutes, and then gives up. The
+        # encoder in place is one graph for all lengths, and checkpoints keep their names.
+        if self.compile and self.compile_module_keys is None:
+            # Training, evaluation, and chunks of three kinds are graphs of their own.
+            torch._dynamo.config.recompile_limit = max(32, torch._dynamo.config.recompile_limit)
+            self.modules["Transformer"].encoder.compile(dynamic=True)
+        else:
+            super()._compile()
+
     # From audio to the encoder's input
 
     def front_end(self, batch, stage):

@@ -35,6 +35,33 @@ def refused(command, capsys, *expected):
         assert part in lines[0], lines[0]
 
 
+def test_compile_trains_the_same_model_in_few_graphs(corpus, tiny, tmp_path, monkeypatch):
+    graphs = []
+
+    def backend(graph, inputs):  # no compiler is needed to count what would be compiled
+        graphs.append(graph)
+        return graph.forward
+
+    def compiled(module, **options):
+        plain(module, backend=backend, fullgraph=True, **options)
+
+    plain = torch.nn.Module.compile
+    monkeypatch.setattr(torch.nn.Module, "compile", compiled)
+    torch.compiler.reset()
+    options = {"number_of_epochs": 2, "dropout": 0.1, "batch_seconds": 3}
+    for folder, flags in (("eager", []), ("compiled", ["--compile"])):
+        run([*tiny(corpus, tmp_path / folder, **options), *flags])
+    torch.compiler.reset()
+    # Training and evaluation, each with a batch of one, which is always a graph of its own.
+    assert 2 <= len(graphs) <= 4
+    expected, found = (
+        load(tmp_path / name).modules["Transformer"].state_dict() for name in ("eager", "compiled")
+    )
+    assert list(found) == list(expected)
+    for name, value in found.items():
+        torch.testing.assert_close(value, expected[name], atol=1e-4, rtol=1e-4)
+
+
 def test_results_and_what_is_left(corpus, tiny, tmp_path, capsys):
     results = run(tiny(corpus, tmp_path / "run", number_of_epochs=2, tensorboard=True))
     folder = tmp_path / "run"
