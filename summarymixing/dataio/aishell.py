@@ -22,7 +22,8 @@ def prepare(data_folder, manifest_folder, keep_spaces=False):
     """Writes the manifests ``train.csv``, ``valid.csv`` (the dev set) and ``test.csv``.
 
     Some recordings of AISHELL-1 have no transcript (in the official corpus 320 of train, 5 of
-    dev): they are left out of every set and named. Training utterances whose audio is missing,
+    dev): they are left out of every set and named, and more than five and one in a hundred of an
+    evaluation set are an error. Training utterances whose audio is missing,
     empty or broken are left out and named too; in the other sets they are an error. Nothing is
     done if the manifests exist and neither arguments nor source files have changed.
 
@@ -133,6 +134,11 @@ def _add_missing_audio(folder, texts, audio, speakers):
 def _load(name, files, texts, keep_spaces):
     if name != "train":  # in "train", the writing of the manifest does this
         silent = [id_ for id_ in files if id_ not in texts]
+        if len(silent) > max(5, len(files) // 100):
+            raise InputError(
+                f"{name}: {len(silent)} of {len(files)} recordings have no transcript in"
+                f" {_TRANSCRIPT}, which is not whole; first {manifests.some(silent)}"
+            )
         layouts.warn_left_out(name, silent, len(files), "they have no transcript")
         files = {id_: wav for id_, wav in files.items() if id_ in texts}
     separator = " " if keep_spaces else ""

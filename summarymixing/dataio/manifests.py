@@ -660,6 +660,8 @@ def existing_folder(folder, what="data folder"):
 def read_lines(path):
     """Lines of a text file (list of str), with an error that names it.
 
+    Only line ends end a line: transcripts hold other separators (U+2028), too.
+
     Example
     -------
     >>> import os, tempfile
@@ -670,7 +672,8 @@ def read_lines(path):
     ['GOOD', 'MORNING']
     """
     try:
-        return Path(path).read_text(encoding="utf-8").splitlines()
+        with open(path, encoding="utf-8-sig") as file:
+            return [line.removesuffix("\n") for line in file]
     except FileNotFoundError:
         raise InputError(f"{path}: there is no such file; it belongs to the corpus") from None
     except (UnicodeDecodeError, OSError) as error:

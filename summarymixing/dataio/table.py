@@ -17,6 +17,7 @@ from summarymixing.errors import InputError
 from summarymixing.files import write_whole
 
 _TABLES = (".csv", ".tsv", ".jsonl")
+_NOT_TEXT = {"\0", *map(chr, range(0xD800, 0xE000))}  # but JSON's escapes can write them
 
 
 def prepare(
@@ -366,14 +367,21 @@ def _read_jsonl(path, columns):
                 continue
             try:
                 row = json.loads(line)
-            except ValueError:
+            except (ValueError, RecursionError):
                 row = None
             if not isinstance(row, dict):
                 raise InputError(
                     f"{path}, line {number}: a JSON object is expected, got {line.strip()[:80]!r}"
                 )
             missing -= row.keys()
-            yield number, [row.get(column) for column in columns]
+            values = [row.get(column) for column in columns]
+            for value in values:
+                if isinstance(value, str) and not _NOT_TEXT.isdisjoint(value):
+                    raise InputError(
+                        f"{path}, line {number}: a value has a character that no text has"
+                        f" (\\0, or half of a surrogate pair): {value[:80]!a}"
+                    )
+            yield number, values
     # Objects may leave keys out, but a key that none of them has is a mistake.
     if missing:
         raise InputError(f"{path}: none of the objects has the key {', '.join(sorted(missing))}")

@@ -82,6 +82,15 @@ def test_recordings_without_transcript_are_named(corpus, tmp_path, caplog):
         assert id_of(speaker, 2) in dropped
 
 
+def test_a_transcript_that_is_cut(corpus, tmp_path):
+    for i in range(3, 8):
+        shutil.copy(wav_of(corpus, "test", 0), wav_of(corpus, "test", i))
+    with pytest.raises(
+        InputError, match="^test: 6 of 8 recordings have no transcript in .*not whole"
+    ):
+        prepare(corpus, tmp_path)
+
+
 def test_second_run(corpus, tmp_path, caplog):
     with caplog.at_level(logging.INFO):
         first = prepare(corpus, tmp_path)

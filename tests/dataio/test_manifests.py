@@ -264,6 +264,12 @@ class TestPrepare:
         assert run(a=1) == 2
 
 
+def test_lines_end_at_line_ends_only(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_bytes("\ufeffone\u2028two\r\n\nthree\x85four".encode())
+    assert manifests.read_lines(path) == ["one\u2028two", "", "three\x85four"]
+
+
 def test_tsv(tmp_path):
     path = tmp_path / "a.tsv"
     path.write_bytes('\ufeffid\ta\tb\r\n1\t"x\t\r\n\n2\ty\u2028\x85z\t\rw\n'.encode())

@@ -186,6 +186,13 @@ def test_bad_training_utterances_are_dropped(audio, tmp_path):
         ("a.jsonl", '{"path": \n', "a.jsonl, line 1: a JSON object is expected"),
         ("a.jsonl", '{"path": 1, "said": "c"}\n', "line 1: an audio file is expected, got 1"),
         ("a.jsonl", '{"path": "b", "said": 1}\n', "line 1: the text must be a string, got 1"),
+        (
+            "a.jsonl",
+            '{"path": "b\\u0000.wav", "said": "c"}\n',
+            r"line 1: a value has .* 'b.x00.wav'",
+        ),
+        ("a.jsonl", '{"path": "b", "said": "\\ud800"}\n', "line 1: a value has a character"),
+        ("a.jsonl", "[" * 100_000 + "\n", "a.jsonl, line 1: a JSON object is expected"),
         ("a.jsonl", b"\xff\n", "a.jsonl: cannot be read as UTF-8"),
     ],
 )
