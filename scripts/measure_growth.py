@@ -21,22 +21,28 @@ from tqdm import tqdm
 from summarymixing.files import write_whole
 from summarymixing.machine import describe
 from summarymixing.models.transformer_asr import TransformerASR
+from summarymixing.nnet.cell import MODES
 from summarymixing.nnet.summaries import DecayedMean, UtteranceMean, WindowMean
 
+# Of the cell, and of the chunks.
 CASES = {
-    "utterance": ([UtteranceMean()], None),
-    "chunks, 2 left": ([UtteranceMean()], DynChunkTrainConfig(16, 2)),
-    "chunks, all left": ([UtteranceMean()], DynChunkTrainConfig(16, None)),
-    "window": ([WindowMean(50, 50)], None),
-    "window in chunks": ([WindowMean(50, 50)], DynChunkTrainConfig(16, 2)),
-    "decayed": ([DecayedMean()], None),
-    "decayed in chunks": ([DecayedMean()], DynChunkTrainConfig(16, 2)),
-    "causal decayed": ([DecayedMean(causal=True)], None),
-    "utterance + window": ([UtteranceMean(), WindowMean(50, 50)], None),
+    "utterance": ({}, None),
+    "chunks, 2 left": ({}, DynChunkTrainConfig(16, 2)),
+    "chunks, all left": ({}, DynChunkTrainConfig(16, None)),
+    "window": ({"summaries": [WindowMean(50, 50)]}, None),
+    "window in chunks": ({"summaries": [WindowMean(50, 50)]}, DynChunkTrainConfig(16, 2)),
+    "decayed": ({"summaries": [DecayedMean()]}, None),
+    "decayed in chunks": ({"summaries": [DecayedMean()]}, DynChunkTrainConfig(16, 2)),
+    "causal decayed": ({"summaries": [DecayedMean(causal=True)]}, None),
+    "utterance + window": ({"summaries": [UtteranceMean(), WindowMean(50, 50)]}, None),
 }
+for _mode in MODES[1:]:  # the first is what the others are without one
+    _name = _mode.removeprefix("SummaryMixing")
+    CASES[_name] = ({"mode": _mode}, None)
+    CASES[f"{_name}, all left"] = ({"mode": _mode}, DynChunkTrainConfig(16, None))
 
 
-def build(encoder, summaries, d_model):
+def build(encoder, cell, d_model):
     """One layer."""
     return TransformerASR(
         tgt_vocab=10,
@@ -49,11 +55,11 @@ def build(encoder, summaries, d_model):
         csgu_linear_units=4 * d_model,
         encoder_module=encoder,
         encoder_nhead=1,
-        summaries=summaries,
+        **cell,
     )
 
 
-def main():
+def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--frames", type=int, nargs="+", default=[1000, 4000, 16000, 64000])
     parser.add_argument("--d_model", type=int, default=64)
@@ -61,7 +67,7 @@ def main():
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", help="file for the figures")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
 

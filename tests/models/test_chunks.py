@@ -160,10 +160,11 @@ def test_conformer_with_rope_is_speechbrains(config, make_model):
 @each_encoder
 @summary
 @pytest.mark.parametrize("left", (2, None))
-def test_memory_is_linear(encoder, attention, changes, left, make_model, square_tensors):
+@pytest.mark.parametrize("size", (8, 1))  # with 1, a square of the chunks is one of the frames
+def test_memory_is_linear(encoder, attention, changes, left, size, make_model, square_tensors):
     time = 1511
     model = make_model(encoder, attention, num_encoder_layers=1, **changes).train()
-    config = DynChunkTrainConfig(8, left)
+    config = DynChunkTrainConfig(size, left)
     with square_tensors(time) as square:
         encoded = model.encode(
             torch.randn(1, time, 12), torch.tensor([time - 3]), dynchunktrain_config=config

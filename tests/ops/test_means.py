@@ -27,6 +27,7 @@ for _name, _arguments in {
             {"chunk_size": 8, "left_context": 2},
             {"chunk_size": 8, "left_context": None},
             {"chunk_size": 1, "left_context": 5},
+            {"chunk_size": 1, "left_context": None},
             {"chunk_size": 70, "left_context": 1},
             {"chunk_size": 1000, "left_context": 1},
             {"chunk_size": 3, "left_context": 500},
