@@ -9,6 +9,7 @@ import torch
 from speechbrain import Stage
 from torch import nn
 
+from summarymixing import SummaryMixing
 from summarymixing.decoding.ngram import arpa_lines, estimate
 from summarymixing.errors import InputError
 from summarymixing.files import write_whole
@@ -20,17 +21,14 @@ from summarymixing.training.seq2seq import CTCAttentionBrain
 from summarymixing.training.transducer import TransducerBrain
 
 ROOT = Path(__file__).parents[1]
-ENCODERS = ("conformer", "branchformer", "transformer")
-MIXERS = {
+# What of another name than its own a mixer is; those that are not here are SpeechBrain's or none.
+MODES = {
     "summarymixing": "SummaryMixing",
-    "lite": "SummaryMixing",
-    "fast": "SummaryMixing",
-    "expdecay": "SummaryMixing",
-    "rope": "RoPEMHA",
-    "relpos": "RelPosMHAXL",
-    "hypermixing": "hypermixing",
-    "none": "none",
+    "lite": "SummaryMixing-lite",
+    "fast": "SummaryMixing-fast",
+    "expdecay": "SummaryMixing-expdecay",
 }
+ATTENTION = {"rope": "RoPEMHA", "relpos": "RelPosMHAXL"}
 RECIPES = sorted(ROOT.glob("recipes/*/hparams/*.yaml"))
 SMALL = {
     "data_folder": "/none",
@@ -47,6 +45,8 @@ TRANSDUCER = {"predictor_dim": 12, "joint_dim": 8}
 
 AN4 = ROOT / "recipes/AN4/hparams"
 RECIPE = AN4 / "ctc_attention.yaml"
+ENCODERS = config.variants(RECIPE, "encoder")
+MIXERS = config.variants(RECIPE, "mixer")
 
 
 def _small(path):
@@ -61,12 +61,8 @@ def _load(path, **changes):
 
 def _defaults(path):
     """The recipe as it is, and in each of the corpus's own languages."""
-    languages = [name for name in ("fr", "it", "nl", "en") if name in _variants(path)]
+    languages = config.variants(path, "language")
     return languages and [f"{name},branchformer,summarymixing" for name in languages] or [None]
-
-
-def _variants(path):
-    return config.variants(path) if "\nvariants:" in path.read_text() else []
 
 
 def _grid():
@@ -84,6 +80,35 @@ def _grid():
 def _default(path):
     found = re.search("^variant: (.*)", path.read_text(), re.M)
     return {"variant": found[1]} if found else {}
+
+
+def test_the_grid_is_found():
+    assert {"branchformer", "conformer", "transformer"} <= {*ENCODERS}
+    assert {*MODES, *ATTENTION, "hypermixing", "none"} <= {*MIXERS}
+    rest = {*config.variants(RECIPE)} - {*ENCODERS, *MIXERS}
+    assert rest == {"small", "summary_decoder"}
+
+
+@pytest.mark.parametrize(
+    ("recipe", "variant", "said"),
+    [
+        ("AN4", "branchformer,summarymixing,rope", "'summarymixing' and 'rope' both .* mixer"),
+        ("AN4", "branchformer,rope,conformer", "'branchformer' and 'conformer' both .* encoder"),
+        ("CommonVoice", "fr,it,branchformer,rope", "'fr' and 'it' both name the language"),
+    ],
+)
+def test_variants_that_exclude_each_other(recipe, variant, said):
+    path = ROOT / "recipes" / recipe / "hparams/ctc_attention.yaml"
+    with pytest.raises(InputError, match=said):
+        config.with_variants(str(path), {"variant": variant})
+
+
+def test_a_size_in_any_place():
+    path = str(ROOT / "recipes/LibriSpeech/hparams/ctc_attention.yaml")
+    last = config.with_variants(path, {"variant": "branchformer,rope,small"})
+    first = config.with_variants(path, {"variant": "small,branchformer,rope"})
+    assert last | {"variant": None} == first | {"variant": None}
+    assert first["d_model"] == 192 and first["num_encoder_layers"] == 12
 
 
 def test_recipes_are_found():
@@ -141,11 +166,14 @@ def _is_the_variant(model, hparams, variant):
     encoders = [name for name in names if name in ENCODERS]
     mixers = [name for name in names if name in MIXERS]
     assert [model.encoder_module] == (encoders or [hparams["encoder_module"]])
-    assert [model.mixer] == [MIXERS[name] for name in mixers] or not mixers
-    if "summarymixing" in names:
-        assert hparams["encoder_nhead"] == 1 and hparams["mode"] == "SummaryMixing"
-    if "rope" in names or "relpos" in names:
-        assert hparams["encoder_nhead"] > 1
+    for name in mixers:
+        cells = [m for m in model.encoder.modules() if isinstance(m, SummaryMixing)]
+        if name in MODES:
+            assert model.mixer == "SummaryMixing" and hparams["encoder_nhead"] == 1
+            assert [cell.mode for cell in cells] == [MODES[name]] * len(model.encoder.layers)
+        else:
+            assert model.mixer == ATTENTION.get(name, name) and not cells
+            assert hparams["encoder_nhead"] > 1
     if hasattr(model, "decoder"):
         summary = isinstance(model.decoder.layers[0].self_attn, CausalSummaryMixing)
         assert summary == ("summary_decoder" in names)

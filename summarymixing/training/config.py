@@ -33,6 +33,8 @@ CAME_LATER = {
     "csgu_linear_units": "3072",
 }
 
+# What a variant may be. A model has one of each at most, and they are applied in this order.
+KINDS = ("encoder", "mixer", "size", "language")
 
 _EQUALS = "\ue000"  # for private use: in no file name
 
@@ -170,9 +172,11 @@ def with_variants(path, overrides=""):
         variants: [../../../hparams/variants, variants]
         variant: conformer,summarymixing
 
-    Each name stands for its files in these folders, NAME.yaml, and NAME.KIND.yaml for recipes whose
-    `model:` includes KIND.yaml: plain values for keys that the recipe has. They are applied from
-    left to right. What is resolved has `variants: null`: its variants are applied.
+    Each name stands for its files in these folders, NAME.yaml, and NAME.OBJECTIVE.yaml for recipes
+    whose `model:` includes OBJECTIVE.yaml: plain values for keys that the recipe has, and `kind`,
+    one of `KINDS`. Two of one kind are refused. They are applied in the order of their kinds,
+    whatever order they are named in; then those without a kind, from left to right. What is
+    resolved has `variants: null`: its variants are applied.
 
     Arguments
     ---------
@@ -188,7 +192,8 @@ def with_variants(path, overrides=""):
     Raises
     ------
     InputError
-        For a name that has no file, a malformed file, a key in one that the recipe has not.
+        For a name that has no file, a malformed file, a key in one that the recipe has not, two
+        names of one kind.
 
     Example
     -------
@@ -212,41 +217,72 @@ def with_variants(path, overrides=""):
         return overrides
     files = _variants(path, top, overrides)
     names = overrides.get("variant", top["variant"].value if "variant" in top else "")
-    merged = {}
+    chosen = []
     for name in _names(names):
         if name not in files:
             close = difflib.get_close_matches(name, files, 1)
             hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(files)}"
             raise InputError(f"variant: there is no {name!r} for {path}; {hint}")
+        values = {}
         for file in files[name]:
-            _must_know(_compose(file), top, os.path.relpath(file), path)
-            with open(file, encoding="utf-8") as stream:
-                try:
-                    recursive_update(merged, ruamel.yaml.YAML(typ="safe", pure=True).load(stream))
-                except ruamel.yaml.error.YAMLError as error:
-                    raise InputError(f"{file}: {_explain(error)}") from error
+            known = {**top, "kind": None}
+            _must_know(_compose(file), known, os.path.relpath(file), path)
+            recursive_update(values, _plain(file))
+        kind = values.pop("kind", None)
+        for other, its_kind, _ in chosen:
+            if kind is not None and kind == its_kind:
+                raise InputError(
+                    f"variant: {other!r} and {name!r} both name the {kind}, of which there is one"
+                )
+        chosen.append((name, kind, values))
+    order = (*KINDS, None)
+    merged = {}
+    for _, _, values in sorted(chosen, key=lambda variant: order.index(variant[1])):
+        recursive_update(merged, values)
     recursive_update(merged, overrides)
     return merged | {"variants": None}
 
 
-def variants(path):
+def variants(path, kind=None):
     """The names of the variants that a recipe has, in alphabetical order.
 
     Arguments
     ---------
     path : str
+    kind : str, optional
+        One of `KINDS`: those of this kind alone.
 
     Returns
     -------
     list of str
     """
-    return list(_variants(path, _compose(path), {}))
+    top = _compose(path)
+    files = _variants(path, top, {}) if "variants" in top else {}
+    return [
+        name
+        for name in files
+        if kind is None or any(_plain(file).get("kind") == kind for file in files[name])
+    ]
+
+
+def _plain(file):
+    """The values of a variant's file."""
+    with open(file, encoding="utf-8") as stream:
+        try:
+            values = ruamel.yaml.YAML(typ="safe", pure=True).load(stream)
+        except ruamel.yaml.error.YAMLError as error:
+            raise InputError(f"{file}: {_explain(error)}") from error
+    if "kind" in values and values["kind"] not in KINDS:
+        raise InputError(
+            f"{os.path.relpath(file)}: kind is one of {', '.join(KINDS)}, not {values['kind']!r}"
+        )
+    return values
 
 
 def _variants(path, top, overrides):
     """The files of each variant, in the order in which they are applied."""
     folders = overrides.get("variants") or [node.value for node in top["variants"].value]
-    kind = re.fullmatch(
+    objective = re.fullmatch(
         r"!include:(?:.*/)?([^/]+)\.yaml", str(getattr(top.get("model"), "tag", ""))
     )
     found = {}
@@ -255,8 +291,10 @@ def _variants(path, top, overrides):
         if not os.path.isdir(folder):
             raise InputError(f"{path}: variants: there is no folder {os.path.relpath(folder)}")
         for file in sorted(os.listdir(folder), key=lambda name: name.count(".")):
-            name, *of_kind = file.removesuffix(".yaml").split(".")
-            if file.endswith(".yaml") and (not of_kind or kind and of_kind == [kind[1]]):
+            name, *only_for = file.removesuffix(".yaml").split(".")
+            if file.endswith(".yaml") and (
+                not only_for or objective and only_for == [objective[1]]
+            ):
                 found.setdefault(name, []).append(os.path.join(folder, file))
     return dict(sorted(found.items()))
 

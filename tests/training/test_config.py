@@ -1,5 +1,7 @@
 """Whether a folder's checkpoints are of the experiment that is asked for."""
 
+import itertools
+
 import pytest
 
 from summarymixing.errors import InputError
@@ -69,6 +71,13 @@ model: !include:../whole.yaml
         "shared/heads.yaml": "model: {heads: 4}",
         "shared/of_parts.part.yaml": "nothing: knows this",
         "recipes/own/tall.yaml": "height: 30",
+        "shared/thin.yaml": "kind: encoder\nwidth: 2\nheight: 8",
+        "shared/thick.yaml": "kind: encoder\nwidth: 9\nheight: 8",
+        "recipes/own/thick.yaml": "width: 10",
+        "shared/slow.yaml": "kind: mixer\nwidth: 3",
+        "shared/fast.whole.yaml": "kind: mixer\nwidth: 4",
+        "shared/flat.yaml": "kind: size\nheight: 1",
+        "recipes/own/greek.yaml": "kind: language\nheight: 7",
     }.items():
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -101,7 +110,47 @@ def test_variants_reach_into_what_is_included(grid):
     loaded = config.load(str(grid), {"variant": "heads,wide", "model": {"width": 3}})
     assert loaded["model"] == {"heads": 4, "width": 3}
     assert loaded["output_folder"] == "results/heads,wide"
-    assert config.variants(grid) == ["heads", "tall", "wide"]
+    assert config.variants(grid) == sorted(["heads", "tall", "wide", *KINDS])
+    for name in ("encoder", "mixer", "size", "language"):
+        assert config.variants(grid, name) == [key for key in sorted(KINDS) if KINDS[key] == name]
+
+
+# Of the fixture's variants, those with a kind
+KINDS = {
+    "thin": "encoder",
+    "thick": "encoder",
+    "slow": "mixer",
+    "fast": "mixer",
+    "flat": "size",
+    "greek": "language",
+}
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        ("thick", (10, 8)),
+        ("thin,slow", (3, 8)),  # a mixer after the encoder
+        ("thin,flat", (2, 1)),  # a size after the encoder
+        ("thin,flat,greek", (2, 7)),
+        ("thin,slow,tall", (5, 30)),  # and then what has no kind
+    ],
+)
+def test_variants_are_applied_in_the_order_of_their_kinds(grid, names, expected):
+    for order in itertools.permutations(names.split(",")):
+        assert _sizes(grid, {"variant": ",".join(order)})[:2] == expected
+
+
+@pytest.mark.parametrize("names", list(itertools.permutations(KINDS, 2)), ids=",".join)
+def test_two_variants_of_one_kind(grid, names):
+    overrides = {"variant": ",".join(names)}
+    if KINDS[names[0]] != KINDS[names[1]]:
+        config.load(str(grid), overrides)
+        return
+    expected = f"variant: '{names[0]}' and '{names[1]}' both name the {KINDS[names[0]]}, of which"
+    with pytest.raises(InputError, match=expected) as caught:
+        config.load(str(grid), overrides | {"variant": f"{names[0]},tall,flat,{names[1]}"})
+    assert "\n" not in str(caught.value)
 
 
 def test_resolved_text_has_its_variants_applied(grid, tmp_path):
@@ -126,11 +175,13 @@ def test_variants_are_part_of_the_experiment_by_their_values(grid, tmp_path):
     ("overrides", "message"),
     [
         ({"variant": "wde"}, "variant: there is no 'wde' for .*did you mean wide"),
-        ({"variant": "wide,"}, "variant: there is no '' for .*there are heads, tall, wide"),
+        ({"variant": "wide,"}, "variant: there is no '' for .*there are fast, flat, .*wide"),
         ({"variant": "of_parts"}, "there is no 'of_parts'"),
         ({"variant": 3}, "names with commas between them are expected, got 3"),
         ({"variant": "broken"}, "broken.yaml.*line"),
         ({"variant": "typo"}, "typo.yaml: no key 'widht' in .*did you mean width"),
+        ({"variant": "thin,thin"}, "'thin' and 'thin' both name the encoder"),
+        ({"variant": "odd"}, "odd.yaml: kind is one of encoder, mixer, .*, not 'mixre'"),
         ({"variants": "gone"}, "there is no folder .*gone"),
     ],
 )
@@ -139,6 +190,8 @@ def test_mistakes_in_variants(grid, overrides, message):
         (grid.parent / "own" / "broken.yaml").write_text("a: [1")
     if overrides.get("variant") == "typo":
         (grid.parent / "own" / "typo.yaml").write_text("widht: 3")
+    if overrides.get("variant") == "odd":
+        (grid.parent / "own" / "odd.yaml").write_text("kind: mixre")
     with pytest.raises(InputError, match=message) as caught:
         config.load(str(grid), overrides)
     assert "\n" not in str(caught.value)
