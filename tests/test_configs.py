@@ -249,6 +249,49 @@ def test_sizes_of_transducers(path, total):
     assert _millions(*modules) == pytest.approx(total, abs=0.05)
 
 
+def _small_size(path, variant):
+    modules = _meta(path, f"small,{variant}")["model"]["modules"]
+    return _millions(*modules.values())
+
+
+@pytest.mark.parametrize("mixer", ["summarymixing", "rope"])
+@pytest.mark.parametrize("encoder", ["conformer", "branchformer"])
+@pytest.mark.parametrize("path", ["LibriSpeech", "CommonVoice", "AISHELL", "TEDLIUM2", "AN4"])
+def test_small_is_of_10_to_15_million(path, encoder, mixer):
+    language = "nl," if path == "CommonVoice" else ""  # of the fewest tokens
+    size = _small_size(f"{path}/hparams/ctc_attention.yaml", f"{language}{encoder},{mixer}")
+    assert 10 < size < 15
+
+
+@pytest.mark.parametrize(
+    ("path", "variant", "low", "high"),
+    [
+        # The largest and the smallest of each of recipes/README.md's ranges
+        ("LibriSpeech/hparams/ctc_attention.yaml", "branchformer,relpos", 13.5, 14),
+        ("AN4/hparams/ctc_attention.yaml", "branchformer,none", 7, 8.5),
+        ("LibriSpeech/hparams/transducer.yaml", "branchformer,summarymixing", 12, 14),
+        ("VoxPopuli/hparams/transducer.yaml", "branchformer,summarymixing", 11, 14),
+        ("AN4/hparams/transducer.yaml", "branchformer,none", 7, 8),
+        ("LibriSpeech/hparams/ctc_attention.yaml", "transformer,summarymixing", 9, 10),
+        ("AN4/hparams/transducer.yaml", "transformer,none", 3, 4),
+    ],
+)
+def test_other_small_sizes(path, variant, low, high):
+    assert low < _small_size(path, variant) < high
+
+
+def test_small_ranges_are_the_readmes():
+    text = " ".join((ROOT / "recipes/README.md").read_text().split())
+    assert "10 to 15 M parameters" in text and "7 to 14 M with other mixers" in text
+    assert "3 to 10 M with a Transformer encoder" in text
+
+
+def test_halves_of_the_fast_cell_follow_the_width():
+    path = "VoxPopuli/hparams/transducer.yaml"
+    assert _meta(path, "conformer,fast")["local_proj_out_dim"] == 256  # published
+    assert _meta(path, "conformer,fast,small")["local_proj_out_dim"] == 96
+
+
 SETTINGS = {
     # published: peak, warm-up, seconds and utterances of a GPU's batch, of a step, epochs, tokens
     "LibriSpeech/ctc_attention branchformer,summarymixing": (
