@@ -70,10 +70,11 @@ def train(runs, out, jobs, gpus, finished):
         line = command(arguments, gpus)
         with open(log, "a", encoding="utf-8") as file:
             print(shlex.join(line), file=file, flush=True)
+            start = file.tell()
             # In a session of its own: a Ctrl-C reaches it as SIGTERM only, upon which it saves.
             running[run] = subprocess.Popen(
                 line, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
-            ), arguments, log  # fmt: skip
+            ), arguments, log, start  # fmt: skip
 
     with tqdm(total=total, initial=total - len(waiting), unit="run", file=sys.stderr) as bar:
         try:
@@ -85,7 +86,7 @@ def train(runs, out, jobs, gpus, finished):
                     bar.set_postfix_str(where)
                     shown = where
                 time.sleep(WAIT)
-                for run, (process, arguments, log) in list(running.items()):
+                for run, (process, arguments, log, start) in list(running.items()):
                     if process.poll() is None:
                         continue
                     del running[run]
@@ -93,7 +94,7 @@ def train(runs, out, jobs, gpus, finished):
                         raise KeyboardInterrupt
                     left = run.missing() if process.returncode == 0 else None
                     if process.returncode:
-                        failures[run.title] = f"{_last_line(log)} ({log})"
+                        failures[run.title] = f"{_why(process.returncode, log, start)} ({log})"
                     elif left == arguments:
                         failures[run.title] = f"it ended without the results that it is for ({log})"
                     elif left is not None:
@@ -122,10 +123,17 @@ def _where(run):
     return run.title + (f": epoch {epochs[-1]['epoch']}" if epochs else "")
 
 
-def _last_line(log):
-    lines = [line.strip() for line in log.read_text(encoding="utf-8").splitlines() if line.strip()]
+def _why(status, log, start):
+    """What a training that ended with `status` has said last, in its log from byte `start` on."""
+    with open(log, "rb") as file:
+        file.seek(start)
+        lines = file.read().decode(errors="replace").splitlines()
+    lines = [line.strip() for line in lines if line.strip()]
     errors = [line for line in lines if line.startswith("error: ")]
-    return (errors or lines)[-1].removeprefix("error: ")
+    how = f"exit status {status}" if status > 0 else f"ended by {signal.Signals(-status).name}"
+    if status > 0 and lines:
+        return (errors or lines)[-1].removeprefix("error: ")
+    return f"{how}, after: {lines[-1]}" if lines else f"{how}, without a word"
 
 
 def main(argv=None):

@@ -24,6 +24,8 @@ with open(folder / "seen.txt", "a") as file:
     print(*sys.argv[1:], os.environ.get("WORLD_SIZE", 1), file=file)
 if options["width"] == "3" and not os.path.exists(options["data_folder"] + "/mended"):
     sys.exit("error: width: 3 is too narrow")
+if options["width"] == "6":
+    os.kill(os.getpid(), 9)
 if options["width"] == "4":
     (folder / "curve.csv").write_text("epoch,loss\\n7,1.0\\n")
     time.sleep(60)
@@ -104,6 +106,14 @@ def test_a_failing_row_loses_no_others_and_is_tried_again(reproduce, tmp_path):
         ]  # fmt: skip
     assert len(seen(tmp_path / "out" / "of_5" / "2")) == 2  # what was done was not done again
     assert reproduce("--collect", "--rows", "of 5")[1].count("| of ") == 1
+
+
+def test_a_failure_is_explained_by_what_it_said_itself(reproduce, tmp_path):
+    for width, why in ((3, "width: 3 is too narrow ("), (6, "ended by SIGKILL, without a word (")):
+        rows = [{"name": "A", "options": {"width": width}}]
+        status, _, err = reproduce(f"--data_folder={tmp_path}", "--seeds=1", rows=rows)
+        assert status == 1
+        assert f"A, seed 1: {why}" in err.splitlines()[-1]
 
 
 def test_several_processes(reproduce, tmp_path):
