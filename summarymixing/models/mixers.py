@@ -10,6 +10,7 @@ from speechbrain.lobes.models.transformer.Transformer import PositionalEncoding
 from speechbrain.lobes.models.transformer.TransformerASR import make_transformer_src_mask
 from speechbrain.nnet.attention import MultiheadAttention, RelPosMHAXL, RoPEMHA
 from speechbrain.nnet.hypermixing import HyperMixing
+from speechbrain.utils.dynamic_chunk_training import DynChunkTrainConfig
 from torch import nn
 
 from summarymixing.errors import InputError
@@ -72,7 +73,11 @@ class RoPEAttention(RoPEMHA):
             joined = torch.cat([state["inputs"], joined], 1)
             state = {"inputs": joined[:, time:]}
         x, there = joined[..., :-1], joined[..., -1]
-        mask = make_transformer_src_mask(x, dynchunktrain_config=chunks)
+        # SpeechBrain's mask takes memory for the whole of a chunk, however few frames are there.
+        size = min(chunks.chunk_size, x.shape[1])
+        mask = make_transformer_src_mask(
+            x, dynchunktrain_config=DynChunkTrainConfig(size, chunks.left_context_size)
+        )
         y, _ = self(x, x, x, attn_mask=mask, key_padding_mask=there == 0)
         return y[:, -time:], state
 

@@ -253,7 +253,7 @@ class SummaryMixing(nn.Module):
                 return mean
             if mean.shape[1] == 1:
                 return mean.expand(-1, time, -1)
-            return mean.repeat_interleave(chunks.chunk_size, 1)[:, :time]
+            return mean.repeat_interleave(min(chunks.chunk_size, time), 1)[:, :time]
 
         if self.mode == "SummaryMixing-lite":
             return spread(summaries[0]), state

@@ -48,7 +48,7 @@ def chunked_convolution(x, weight, bias=None, chunk_size=None, state=None):
     if chunk_size is not None and chunk_size < 1:
         raise InputError(f"chunk_size must be at least 1 frame, got {chunk_size}")
     width = kernel // 2
-    size = time if chunk_size is None else chunk_size
+    size = time if chunk_size is None else min(chunk_size, time)
     if state is None:
         state = x.new_zeros(batch, width, channels)
     elif state.shape != (batch, width, channels):

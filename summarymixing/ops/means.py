@@ -178,8 +178,8 @@ def decayed_mean(
             out_of_sight = decay ** (size * left_context) * before[:, :chunks]
             before = before[:, left_context : left_context + chunks] - out_of_sight
             state = ends[:, chunks:]
-        since = torch.arange(1, size + 1, device=values.device, dtype=sums.dtype)
         sums = within.unflatten(0, (batch, chunks))
+        since = torch.arange(1, sums.shape[2] + 1, device=values.device, dtype=sums.dtype)
         sums = sums + (decay**since).unsqueeze(-1) * before.unsqueeze(2).to(sums.dtype)
         sums = sums.flatten(1, 2)[:, :time]
         weight = sums[..., -1:].clamp(min=torch.finfo(sums.dtype).tiny)
@@ -218,7 +218,12 @@ def _chunks(values, chunk_size, left_context):
 
 
 def _cut(x, size, chunks):
-    """(batch, time, features) → (batch, chunks, size, features), zeros behind the last frame."""
+    """(batch, time, features) → (batch, chunks, size, features), zeros behind the last frame.
+
+    A single chunk has as many frames as there are: its size may be far more.
+    """
+    if chunks == 1:
+        return x.unsqueeze(1)
     missing = chunks * size - x.shape[1]
     if missing:
         x = F.pad(x, (0, 0, 0, missing))

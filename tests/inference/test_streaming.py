@@ -71,7 +71,9 @@ def _streamed(recogniser, wav, chunk_size, left_context, splits, rate=None):
 
 
 @pytest.mark.parametrize("encoder, kind, changes", KINDS)
-@pytest.mark.parametrize("chunk_size, left_context", ((1, 2), (4, 0), (16, 2), (8, None)))
+@pytest.mark.parametrize(
+    "chunk_size, left_context", ((1, 2), (4, 0), (16, 2), (8, None), (10**12, 0))
+)
 def test_streamed_is_the_chunkwise_forward(
     make_recogniser, noise, encoder, kind, changes, chunk_size, left_context
 ):

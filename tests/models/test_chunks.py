@@ -158,6 +158,19 @@ def test_conformer_with_rope_is_speechbrains(config, make_model):
 
 
 @each_encoder
+@every
+def test_a_chunk_costs_the_frames_that_are_there(encoder, attention, changes, make_model):
+    model, config = make_model(encoder, attention, **changes), DynChunkTrainConfig(10**12, 0)
+    frames = torch.randn(1, 20, 12)
+    with torch.no_grad():
+        expected = model.encode(frames, dynchunktrain_config=DynChunkTrainConfig(20, 0))
+        whole = model.encode(frames, dynchunktrain_config=config)
+        streamed = model.encode_streaming(frames, model.make_streaming_context(config))
+    torch.testing.assert_close(whole, expected)
+    torch.testing.assert_close(streamed, expected)
+
+
+@each_encoder
 @summary
 @pytest.mark.parametrize("left", (2, None))
 @pytest.mark.parametrize("size", (8, 1))  # with 1, a square of the chunks is one of the frames

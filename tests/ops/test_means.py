@@ -151,6 +151,18 @@ def test_pieces_of_whole_chunks_equal_the_whole(name, at_once):
         assert slots == arguments.get("left", 1)
 
 
+@pytest.mark.parametrize("name", [n for n in CASES if "chunk_size" not in n])
+def test_a_chunk_costs_the_frames_that_are_there(name):
+    function, arguments = CASES[name]
+    values = torch.randn(2, 70, 2)
+    expected, _ = getattr(means, function)(values, **arguments)
+    for left in (0, 1, None):
+        found, _ = getattr(means, function)(
+            values, **arguments, chunk_size=10**12, left_context=left
+        )
+        torch.testing.assert_close(found, expected)
+
+
 @pytest.mark.parametrize(
     "name", [n for n in CASES if "chunk_size" not in n and ("'right': 0" in n or "'causal'" in n)]
 )
