@@ -16,11 +16,13 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tqdm import tqdm
 
 from summarymixing.errors import InputError, said_in_one_line
+from summarymixing.files import alone_in
 from summarymixing.training import curves, tables
 from summarymixing.training.preemption import EXIT_STATUS
 
@@ -46,7 +48,39 @@ def command(arguments, gpus):
     return [*launcher, *arguments]
 
 
-def train(runs, out, jobs, gpus, finished):
+@contextmanager
+def only_one(out):
+    """Trainings have the lock as well: one that is left behind by a killed command keeps it."""
+    entered = False
+    try:
+        with alone_in(out) as lock:
+            entered = True
+            yield lock
+    except OSError as error:
+        if entered:
+            raise
+        hint = ""
+        if isinstance(error, BlockingIOError):
+            hint = ", this command or a training left by one; fuser names the process of its .lock"
+        raise InputError(f"{error.filename or out}: {error.strerror}{hint}") from None
+
+
+@contextmanager
+def ended_by_signals():
+    """Within this, SIGTERM and a closed terminal are as a Ctrl-C, but for what nohup started."""
+    numbers = [signal.SIGTERM, signal.SIGHUP]
+    before = {number: signal.getsignal(number) for number in numbers}
+    try:
+        for number in numbers:
+            if before[number] is not signal.SIG_IGN:
+                signal.signal(number, signal.default_int_handler)
+        yield
+    finally:
+        for number in numbers:
+            signal.signal(number, before[number])
+
+
+def train(runs, out, jobs, gpus, lock, finished):
     """Runs what is missing; returns what failed, {title: why}.
 
     Arguments
@@ -57,6 +91,8 @@ def train(runs, out, jobs, gpus, finished):
         Trainings at the same time.
     gpus : int
         Processes of each.
+    lock : int
+        File descriptor that they inherit, see `only_one`.
     finished : callable
         Called after each training that ended well.
     """
@@ -73,7 +109,7 @@ def train(runs, out, jobs, gpus, finished):
             start = file.tell()
             # In a session of its own: a Ctrl-C reaches it as SIGTERM only, upon which it saves.
             running[run] = subprocess.Popen(
-                line, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
+                line, stdout=file, stderr=subprocess.STDOUT, start_new_session=True, pass_fds=[lock]
             ), arguments, log, start  # fmt: skip
 
     with tqdm(total=total, initial=total - len(waiting), unit="run", file=sys.stderr) as bar:
@@ -103,13 +139,18 @@ def train(runs, out, jobs, gpus, finished):
                     else:
                         finished()
                     bar.update()
-        except KeyboardInterrupt:
+        except BaseException as error:
+            for number in (signal.SIGTERM, signal.SIGHUP):  # they come in numbers
+                signal.signal(number, signal.SIG_IGN)
             for process, *_ in running.values():
                 process.terminate()
             for process, *_ in running.values():
                 process.wait()
-            bar.close()
-            print("stopped: the same command goes on from here", file=sys.stderr)
+            if not isinstance(error, KeyboardInterrupt):
+                raise
+            with suppress(OSError):  # the terminal may be gone
+                bar.close()
+                print("stopped: the same command goes on from here", file=sys.stderr)
             sys.exit(EXIT_STATUS)
     return failures
 
@@ -180,9 +221,8 @@ def main(argv=None):
 
         failures = {}
         if not arguments.collect:
-            before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-            failures = train(runs, out, arguments.jobs, arguments.gpus, finished)
-            signal.signal(signal.SIGTERM, before)
+            with only_one(out) as lock, ended_by_signals():
+                failures = train(runs, out, arguments.jobs, arguments.gpus, lock, finished)
         print(f"\n{finished()}\n{out / path.stem}.md, .csv and .png")
     if failures:
         print(f"\nerror: {len(failures)} of {len(runs)} runs failed:", file=sys.stderr)

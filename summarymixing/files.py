@@ -1,8 +1,10 @@
-"""Files that are written whole or not at all, and digests to know them by."""
+"""Files that are written whole or not at all, digests to know them by, folders with one writer."""
 
+import fcntl
 import hashlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -47,6 +49,58 @@ def write_whole(path: str | os.PathLike, content: str | bytes | Iterable[str]) -
         raise
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def alone_in(folder: str | os.PathLike) -> Iterator[int]:
+    """Within this, nobody else is within this for the same folder.
+
+    What is locked is the file `.lock` in it, which stays. Where a file system has no locks, nothing
+    is held.
+
+    Parameters
+    ----------
+    folder : path
+        Made when missing.
+
+    Yields
+    ------
+    int
+        The lock's file descriptor. A child process that inherits it (`pass_fds`) holds the lock as
+        well, until it ends.
+
+    Raises
+    ------
+    BlockingIOError
+        If another process holds the lock.
+    OSError
+        If the file cannot be made.
+
+    Example
+    -------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder, alone_in(folder):
+    ...     try:
+    ...         with alone_in(folder):
+    ...             pass
+    ...     except BlockingIOError as error:
+    ...         print(error.strerror)
+    another process is at work in this folder
+    """
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    # Not the folder itself: network file systems lock only what is open for writing.
+    descriptor = os.open(Path(folder, ".lock"), os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            said = "another process is at work in this folder"
+            raise BlockingIOError(error.errno, said, str(folder)) from None
+        except OSError:
+            pass
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 def sha256(path: str | os.PathLike) -> str:

@@ -2,10 +2,12 @@
 
 import errno
 import os
+import subprocess
+import sys
 
 import pytest
 
-from summarymixing.files import write_whole
+from summarymixing.files import alone_in, write_whole
 
 
 @pytest.mark.parametrize("content", ("çà\n\r\n", b"\xff\x00\r\n", ""))
@@ -85,3 +87,34 @@ def test_a_full_disk_is_told_with_the_name_of_the_file(tmp_path, monkeypatch):
         write_whole(tmp_path / "table.csv", "text")
     assert caught.value.errno == errno.ENOSPC
     assert not list(tmp_path.iterdir())
+
+
+def test_a_lock_is_held_by_a_child_that_inherits_it(tmp_path):
+    folder = tmp_path / "new"
+
+    def locked():
+        try:
+            with alone_in(folder):
+                return False
+        except BlockingIOError as error:
+            assert error.filename == str(folder)
+            return True
+
+    with alone_in(folder) as lock:
+        assert locked()
+        waits = [sys.executable, "-c", "input()"]
+        heir = subprocess.Popen(waits, stdin=subprocess.PIPE, pass_fds=[lock])
+        other = subprocess.Popen(waits, stdin=subprocess.PIPE)
+    assert locked()
+    heir.communicate(b"\n")
+    assert not locked()
+    other.communicate(b"\n")
+
+
+def test_a_file_system_without_locks(tmp_path, monkeypatch):
+    def flock(*_):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    with alone_in(tmp_path), alone_in(tmp_path):
+        pass

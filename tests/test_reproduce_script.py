@@ -7,10 +7,12 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
+from summarymixing.files import alone_in
 from summarymixing.training.preemption import EXIT_STATUS
 
 ROOT = Path(__file__).parents[1]
@@ -27,6 +29,7 @@ if options["width"] == "3" and not os.path.exists(options["data_folder"] + "/men
 if options["width"] == "6":
     os.kill(os.getpid(), 9)
 if options["width"] == "4":
+    (folder / "process").write_text(str(os.getpid()))
     (folder / "curve.csv").write_text("epoch,loss\\n7,1.0\\n")
     time.sleep(60)
 path = folder / "results.json"
@@ -71,7 +74,7 @@ def reproduce(tmp_path, load_script, capsys, monkeypatch):
             status = stop.code
         return status, *capsys.readouterr()
 
-    run.command = command
+    run.command, run.script = command, script
     return run
 
 
@@ -132,22 +135,73 @@ def test_results_that_do_not_come(reproduce, tmp_path):
     assert "A, seed 7: it ended without the results that it is for" in err
 
 
-def test_stopped_with_its_trainings(reproduce, tmp_path):
-    rows = [{"name": "slow", "options": {"width": 4}}]
-    command = reproduce.command(f"--data_folder={tmp_path}", "--seeds=1", rows=rows)
+SLOW = [{"name": "slow", "options": {"width": 4}}]
+
+
+@pytest.fixture
+def slow(reproduce, tmp_path):
+    """The command in a process of its own, while its training is on; and the training's number."""
+    command = reproduce.command(f"--data_folder={tmp_path}", "--seeds=1", rows=SLOW)
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     curve = tmp_path / "out" / "slow" / "1" / "curve.csv"
     limit = time.monotonic() + 60
     while not curve.exists() and time.monotonic() < limit:
         time.sleep(0.05)
+    training = int((curve.parent / "process").read_text())
+    yield process, training
+    process.kill()
+    with suppress(ProcessLookupError):
+        os.kill(training, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("number", (signal.SIGTERM, signal.SIGHUP, signal.SIGINT))
+def test_stopped_with_its_trainings(slow, number):
+    process, training = slow
     time.sleep(1)  # for a look at it
-    process.send_signal(signal.SIGTERM)
+    process.send_signal(number)
     _, errors = process.communicate(timeout=30)
     assert process.returncode == EXIT_STATUS
     assert "slow, seed 1: epoch 7" in errors
     assert "the same command goes on" in errors
-    listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True).stdout
-    assert f"output_folder={tmp_path}" not in listed
+    with pytest.raises(ProcessLookupError):
+        os.kill(training, 0)
+
+
+def test_what_nohup_started_outlives_its_terminal(reproduce, tmp_path):
+    script, before = reproduce.script, signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with script.ended_by_signals():
+            assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+            assert signal.getsignal(signal.SIGTERM) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_training_that_is_left_behind_keeps_others_out(reproduce, slow, tmp_path):
+    process, training = slow
+    refused = f"error: {tmp_path}/out: another process is at work in this folder, this command or a"
+    status, _, err = reproduce(f"--data_folder={tmp_path}", "--seeds=1")
+    assert status == 2 and err.startswith(refused) and err.count("\n") == 1
+    process.kill()
+    process.communicate()
+    status, _, err = reproduce(f"--data_folder={tmp_path}", "--seeds=1")
+    assert status == 2 and err.startswith(refused)
+    assert reproduce("--collect")[0] == 0  # looks only
+    os.kill(training, signal.SIGKILL)
+    limit = time.monotonic() + 30
+    while time.monotonic() < limit:
+        with suppress(BlockingIOError), alone_in(tmp_path / "out"):
+            break
+        time.sleep(0.05)
+    rows = [{"name": "of 2", "options": {"width": 2}}]
+    status, _, err = reproduce(f"--data_folder={tmp_path}", "--seeds=1", rows=rows)
+    assert status == 0, err
+
+
+def test_no_folder_for_results(reproduce, tmp_path):
+    (tmp_path / "out").write_text("")
+    status, _, err = reproduce(f"--data_folder={tmp_path}")
+    assert status == 2 and err == f"error: {tmp_path}/out: File exists\n"
 
 
 @pytest.mark.parametrize(

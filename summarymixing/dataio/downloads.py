@@ -7,7 +7,6 @@ out to be another than the published one. What it holds is unpacked aside and re
 folder of the corpus is there as a whole or not at all.
 """
 
-import fcntl
 import gzip
 import hashlib
 import http.client
@@ -27,7 +26,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from summarymixing.errors import InputError
-from summarymixing.files import write_whole
+from summarymixing.files import alone_in, write_whole
 
 WAITS = (1, 2, 4, 8, 16, 32)  # seconds before each attempt after one that brought nothing new
 TIMEOUT = 60  # seconds without a byte that end an attempt
@@ -209,9 +208,9 @@ def download(corpus, folder, parts=(), delete_archive=False, say=print):
     Raises
     ------
     InputError
-        If the corpus or a part is unknown or not to be fetched from here, another download goes on
-        in the folder, the disk is too small, the server has no such file or cannot be reached, or
-        what it sent is not what was published.
+        If the corpus or a part is unknown or not to be fetched from here, another process is at
+        work in the folder, the disk is too small, the server has no such file or cannot be reached,
+        or what it sent is not what was published.
 
     Example
     -------
@@ -239,8 +238,7 @@ def download(corpus, folder, parts=(), delete_archive=False, say=print):
     for part in chosen.values():
         say(f"{part.gigabytes:g} GB from {part.url} to {folder / part.makes}")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with _alone_in(folder):
+        with alone_in(folder):
             missing = [part for part in chosen.values() if not _is_there(folder / part.makes)]
             _check_space(folder, sum(_lacking(part, folder) for part in missing))
             for part in chosen.values():
@@ -257,22 +255,6 @@ def download(corpus, folder, parts=(), delete_archive=False, say=print):
                     archive.unlink(missing_ok=True)
     except OSError as error:
         raise InputError(f"{error.filename or folder}: {error.strerror or error}") from error
-
-
-@contextmanager
-def _alone_in(folder):
-    """Two downloads must not write into one file."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(f"{folder}: another download goes on in this folder") from None
-        except OSError:  # a file system without locks
-            pass
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def _is_there(path):

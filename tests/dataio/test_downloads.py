@@ -1,6 +1,5 @@
 """Corpora are fetched whole, from a server of the test's own that does what servers do."""
 
-import fcntl
 import gzip
 import hashlib
 import io
@@ -19,6 +18,7 @@ import pytest
 from summarymixing.dataio import downloads
 from summarymixing.dataio.downloads import Corpus, Part, download
 from summarymixing.errors import InputError
+from summarymixing.files import alone_in
 
 ROOT = Path(__file__).parents[2]
 
@@ -145,7 +145,7 @@ def found(folder):
     return {
         path.relative_to(folder).as_posix(): path.read_bytes()
         for path in folder.rglob("*")
-        if path.is_file()
+        if path.is_file() and path.name != ".lock"
     }
 
 
@@ -438,14 +438,9 @@ def test_proxy(toy, server, monkeypatch):
 
 
 def test_one_at_a_time(toy):
-    toy.folder.mkdir(parents=True)
-    descriptor = os.open(toy.folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        with pytest.raises(InputError, match="another download"):
+    with alone_in(toy.folder):
+        with pytest.raises(InputError, match="another process is at work"):
             toy("dev")
-    finally:
-        os.close(descriptor)
     toy("dev")
 
 
