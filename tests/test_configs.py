@@ -223,30 +223,64 @@ def _millions(*modules):
         ("branchformer,summarymixing", 114.2, 86.0),  # published
         ("branchformer,rope", 100.0, 71.8),
         ("branchformer,relpos", 104.7, 76.6),
+        ("branchformer,hypermixing", 87.1, 59.0),
         ("branchformer,lite", 95.3, 67.1),
         ("branchformer,none", 76.3, 48.2),
         ("conformer,summarymixing", 107.1, 79.0),
+        ("conformer,relpos", 104.0, 75.9),
         ("conformer,rope", 100.8, 72.7),
         ("transformer,rope", 65.9, 37.8),
+        ("transformer", 65.9, 37.8),
         ("branchformer,summarymixing,summary_decoder", 117.3, 86.0),
     ],
 )
 def test_sizes_of_librispeech(variant, total, in_encoder):
-    model = _meta("LibriSpeech/hparams/ctc_attention.yaml", variant)["model"]["Transformer"]
+    changes = {} if "," in variant else {"attention_type": "regularMHA"}
+    hparams = _meta("LibriSpeech/hparams/ctc_attention.yaml", variant, **changes)
+    _encodes_at_size(hparams)
+    model = hparams["model"]["Transformer"]
     assert _millions(model) == pytest.approx(total, abs=0.05)
     assert _millions(model.encoder) == pytest.approx(in_encoder, abs=0.05)
 
 
+def _encodes_at_size(hparams):
+    """Two seconds and one second, without memory for what is computed."""
+    modules = {name: module.eval() for name, module in hparams["model"]["modules"].items()}
+    tokens = hparams["output_neurons"]
+    with torch.device("meta"):
+        features, lengths = torch.zeros(2, 200, hparams["n_mels"]), torch.tensor([200, 100])
+        said = torch.ones(2, 3, dtype=torch.long)
+        frames, lengths = modules["CNN"](features, lengths)
+        if _brain(hparams) is CTCAttentionBrain:
+            encoded, decoded = modules["Transformer"](frames, said, lengths)
+            assert modules["seq_lin"](decoded).shape == (2, 3, tokens)
+        else:
+            encoded = modules["Transformer"](frames, None, lengths)
+            predicted, _ = modules["predictor"](said)
+            joint = modules["joiner"](encoded.unsqueeze(2), predicted.unsqueeze(1))
+            assert joint.shape == (2, 50, 3, tokens)
+        assert encoded.shape == (2, 50, 512)
+        assert modules["ctc_lin"](encoded).shape == (2, 50, tokens)
+
+
 @pytest.mark.parametrize(
-    ("path", "total"),
+    ("path", "variant", "total"),
     [
-        ("LibriSpeech/hparams/transducer.yaml", 77.5),
-        ("VoxPopuli/hparams/transducer.yaml", 71.2),
+        ("LibriSpeech/hparams/transducer.yaml", "conformer,fast", 77.5),
+        ("VoxPopuli/hparams/transducer.yaml", "conformer,fast", 71.2),
+        ("AISHELL/hparams/ctc_attention.yaml", "branchformer,summarymixing", 118.1),
+        ("CommonVoice/hparams/ctc_attention.yaml", "fr,branchformer,summarymixing", 113.2),
+        ("CommonVoice/hparams/ctc_attention.yaml", "nl,branchformer,relpos", 102.7),
+        ("CommonVoice/hparams/ctc_attention.yaml", "en,conformer,rope", 106.0),
+        ("TEDLIUM2/hparams/ctc_attention.yaml", "branchformer,summarymixing", 113.2),
+        ("TEDLIUM2/hparams/ctc_attention.yaml", "conformer,rope", 99.8),
     ],
 )
-def test_sizes_of_transducers(path, total):
-    modules = _meta(path, "conformer,fast")["model"]["modules"].values()
-    assert _millions(*modules) == pytest.approx(total, abs=0.05)
+def test_sizes_of_other_corpora(path, variant, total):
+    """All modules: with CTC + attention LibriSpeech's, a token adds its embedding and two rows."""
+    hparams = _meta(path, variant)
+    _encodes_at_size(hparams)
+    assert _millions(*hparams["model"]["modules"].values()) == pytest.approx(total, abs=0.05)
 
 
 def _small_size(path, variant):
@@ -314,6 +348,13 @@ SETTINGS = {
     ),
     "CommonVoice/ctc_attention nl,branchformer,lite": (
         8e-4, 25000, 500, 128, 1000, 100, 350, "language: nl, label_smoothing: 0.0",
+    ),
+    # not published: Common Voice's English and TED-LIUM 2
+    "CommonVoice/ctc_attention en,branchformer,summarymixing": (
+        8e-4, 25000, 500, 128, 1000, 120, 5000, "language: en, accents: False",
+    ),
+    "TEDLIUM2/ctc_attention branchformer,summarymixing": (
+        8e-4, 25000, 500, 256, 1000, 120, 1000, "label_smoothing: 0.1, test_ctc_weight: 0.4",
     ),
     "AISHELL/ctc_attention branchformer,summarymixing": (
         8e-4, 25000, 500, 128, 1000, 200, 4230, "test_beam_size: 10, label_smoothing: 0.1",

@@ -3,15 +3,17 @@
 import csv
 import importlib.util
 import re
+import runpy
 import shlex
 import sys
 from pathlib import Path
 
 import pytest
 import soundfile
+import torch
 
 from summarymixing.dataio import manifests
-from summarymixing.training import config, experiment
+from summarymixing.training import config, experiment, lm
 from summarymixing.training.seq2seq import CTCAttentionBrain
 from summarymixing.training.transducer import TransducerBrain
 
@@ -23,6 +25,11 @@ COLUMNS = (
 )
 # What is trained here is each corpus that no other test trains, each with another mixer.
 TRAINED = ("AISHELL", "CommonVoice", "TEDLIUM2", "Table")
+# What is there after training; of language models tests/training/test_lm.py holds it.
+WRITTEN = {
+    "ASR": {"results.json", "curve.png", "hyperparams.yaml", "manifests/train.csv"},
+    "LM": {"results.json", "lm.pt"},
+}
 
 
 def _rows():
@@ -74,9 +81,20 @@ def _arguments(row, layouts, output_folder):
     return [recipe, *shlex.split(flags), f"--output_folder={output_folder}", "--noprogressbar"]
 
 
-def _brain(row):
-    text = (ROOT / row["Script_file"]).read_text()
-    return TransducerBrain if "TransducerBrain" in text else CTCAttentionBrain
+def _main(script, argv, monkeypatch):
+    monkeypatch.setattr(sys, "argv", [str(script), *argv])
+    runpy.run_path(str(script), run_name="__main__")
+
+
+def _run_by(script, argv, monkeypatch):
+    """The brain, and the arguments, with which a script comes to its training."""
+    calls = []
+    with monkeypatch.context() as patch:
+        patch.setattr(experiment, "run", lambda brain, argv: calls.append((brain, argv)))
+        patch.setattr(lm, "run", lambda argv: calls.append((lm.LMBrain, argv)))
+        _main(script, argv, patch)
+    (call,) = calls
+    return call
 
 
 def test_rows_name_what_is_there():
@@ -94,11 +112,44 @@ def test_every_recipe_has_a_row():
     assert {row["Script_file"] for row in ROWS} == scripts - {"recipes/FineTune/train.py"}
 
 
+@pytest.mark.parametrize("row", ROWS, ids=_id)
+def test_script_trains_what_its_row_says(row, monkeypatch):
+    argv = [str(ROOT / row["Hparam_file"]), *shlex.split(row["test_debug_flags"])]
+    brain, given = _run_by(ROOT / row["Script_file"], argv, monkeypatch)
+    assert given == argv
+    path, _, overrides = config.arguments(given)
+    overrides = config.with_variants(path, overrides)
+    config.check_keys(path, overrides)
+    lines = Path(path).read_text()
+    if "\nspeed_perturb:" in lines:
+        overrides["speed_perturb"] = None  # which needs memory
+    with torch.device("meta"):
+        hparams = config.load(path, overrides)
+    modules = hparams["model"]["modules"]
+    trains = {"seq_lin": CTCAttentionBrain, "joiner": TransducerBrain, "lm": lm.LMBrain}
+    assert [brain] == [kind for name, kind in trains.items() if name in modules]
+
+
+def test_script_of_fine_tuning(monkeypatch):
+    folder, calls = ROOT / "recipes/FineTune", []
+    monkeypatch.setattr("summarymixing.adapt.main", lambda *given: calls.append(given))
+    _main(folder / "train.py", [], monkeypatch)
+    assert calls == [(folder,)]
+
+
+@pytest.mark.parametrize("row", ROWS, ids=_id)
+def test_checks_of_a_row_are_of_what_is_written(row):
+    names = re.fullmatch(r"file_exists=\[(.+)\]", row["test_debug_checks"])[1].split(",")
+    assert {*names} <= WRITTEN[row["Task"]]
+
+
 @pytest.mark.parametrize("row", RECOGNISERS, ids=_id)
-def test_row_is_built_and_its_corpus_prepared(row, layouts, tmp_path):
-    path, _, overrides = config.arguments(_arguments(row, layouts, tmp_path))
+def test_row_is_built_and_its_corpus_prepared(row, layouts, tmp_path, monkeypatch):
+    argv = _arguments(row, layouts, tmp_path)
+    brain, _ = _run_by(ROOT / row["Script_file"], argv, monkeypatch)
+    path, _, overrides = config.arguments(argv)
     hparams = config.load(path, overrides)
-    experiment.check(_brain(row), path, hparams)
+    experiment.check(brain, path, hparams)
     assert hparams["prepare"].func.__module__.replace(".", "/") + ".py" == row["Data_prep_file"]
     paths = hparams["prepare"](manifest_folder=str(tmp_path / "manifests"))
     assert [*paths][:2] == ["train", "valid"]
@@ -112,13 +163,7 @@ def test_row_is_built_and_its_corpus_prepared(row, layouts, tmp_path):
     ids=_id,
 )
 def test_row_is_trained(row, layouts, tmp_path, monkeypatch):
-    script = ROOT / row["Script_file"]
-    spec = importlib.util.spec_from_file_location("script", script)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    argv = [str(script), *_arguments(row, layouts, tmp_path / "run")]
-    monkeypatch.setattr(sys, "argv", argv)
-    module.main(_brain(row))
-    checks = re.fullmatch(r"file_exists=\[(.*)\]", row["test_debug_checks"])
-    for name in checks[1].split(","):
+    argv = _arguments(row, layouts, tmp_path / "run")
+    _main(ROOT / row["Script_file"], argv, monkeypatch)
+    for name in WRITTEN["ASR"]:
         assert (tmp_path / "run" / name).is_file(), name
