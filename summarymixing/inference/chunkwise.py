@@ -1,13 +1,13 @@
 """A trained model chunk by chunk: what `StreamingSession` asks of one."""
 
 import logging
+from dataclasses import replace
 
 import torch
 from speechbrain.utils.dynamic_chunk_training import DynChunkTrainConfig
 from torch.nn.utils.rnn import pad_sequence
 
 from summarymixing.errors import InputError
-from summarymixing.models.streaming import StreamingContext
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +44,8 @@ class Chunkwise:
         self.recogniser = recogniser
         self.config = DynChunkTrainConfig(chunk_size, left_context)
         encoder = recogniser.modules["Transformer"]
-        self.encoder_state = encoder.make_streaming_context(self.config, batch_size=1).state
+        self._beginning = encoder.make_streaming_context(self.config, batch_size=1)
+        self.encoder_state = self._beginning.state
         self.search_state = recogniser.search.initial_state(recogniser.modules, 1)
 
     def as_input(self, samples):
@@ -71,7 +72,7 @@ class Chunkwise:
         modules = self.recogniser.modules
         lengths = torch.tensor([len(f) for f in frames], device=frames[0].device)
         frames = pad_sequence(frames, batch_first=True)
-        context = StreamingContext(self.config, _joined(encoder_states))
+        context = replace(self._beginning, state=_joined(encoder_states))
         ragged = lengths if (lengths < frames.shape[1]).any() else None  # masks cost time
         encoded = modules["Transformer"].encode_streaming(frames, context, ragged)
         tokens, places, state = self.recogniser.search.step(

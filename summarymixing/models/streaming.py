@@ -10,6 +10,7 @@ tensors, batch first and of the same shapes at every call, all zeros before the 
 that streams can be joined, dropped and reordered along the first dimension.
 """
 
+import weakref
 from dataclasses import dataclass
 
 from speechbrain.utils.dynamic_chunk_training import DynChunkTrainConfig
@@ -27,10 +28,16 @@ class StreamingContext:
         Chunk size in frames, left context in chunks (None: no limit).
     state : dict of str to torch.Tensor
         Batch first.
+    encoder : weakref.ref, optional
+        To the encoder that the state is of, and that no other may be given it. None: not known.
+    ended : bool
+        Whether a piece has ended within a chunk, after which there can be no other.
     """
 
     dynchunktrain_config: DynChunkTrainConfig
     state: dict
+    encoder: weakref.ref | None = None  # a copy of the context refers to the same encoder
+    ended: bool = False
 
 
 def check_chunks(chunks):
@@ -65,7 +72,7 @@ class StreamingEncoder:
             str(i): layer.initial_state(batch_size, dynchunktrain_config, weight)
             for i, layer in enumerate(self.layers)
         }
-        return StreamingContext(dynchunktrain_config, nested(state))
+        return StreamingContext(dynchunktrain_config, nested(state), weakref.ref(self))
 
     def forward_streaming(self, src, context, pos_embs=None, padding=None):
         """The next whole chunks of each stream; a stream's last ones may end within a chunk.
@@ -87,11 +94,28 @@ class StreamingEncoder:
             (batch, time, d_model).
         list
             Empty, in the place of attention weights.
+
+        Raises
+        ------
+        InputError
+            For the context of another encoder, or after a piece that was not of whole chunks.
         """
+        if context.encoder is not None and context.encoder() is not self:
+            raise InputError(
+                "the context is of another model: make_streaming_context() of this one begins a "
+                "stream"
+            )
+        size = context.dynchunktrain_config.chunk_size
+        if context.ended and src.shape[1]:
+            raise InputError(
+                f"the stream has ended, with a piece that was not of whole chunks of {size} "
+                "frames: make_streaming_context() begins another"
+            )
         after = {}
         for i, layer in enumerate(self.layers):
             src, after[str(i)] = layer.stream(
                 src, context.dynchunktrain_config, part(context.state, str(i)), padding
             )
         context.state = nested(after)
+        context.ended = context.ended or src.shape[1] % size > 0
         return self.norm(src), []

@@ -332,6 +332,12 @@ class TransformerASR(host.TransformerASR):
         torch.Tensor
             (batch, time, d_model).
 
+        Raises
+        ------
+        InputError
+            For the context of another model or batch, or after a piece that was not of whole
+            chunks.
+
         Example
         -------
         >>> import torch

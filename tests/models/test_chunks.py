@@ -1,5 +1,7 @@
 """Chunk by chunk: batches, SpeechBrain's chunks, streams and memory."""
 
+import copy
+
 import pytest
 import torch
 from speechbrain.lobes.models.transformer import Conformer as host
@@ -8,6 +10,7 @@ from speechbrain.utils.dynamic_chunk_training import DynChunkTrainConfig
 
 from summarymixing.errors import InputError
 from summarymixing.models.conformer import ConvolutionModule
+from summarymixing.models.streaming import StreamingContext
 from summarymixing.models.transformer_asr import CHUNKED_ENCODERS, CHUNKED_MIXERS
 from summarymixing.nnet.cell import MODES
 from summarymixing.nnet.summaries import DecayedMean, UtteranceMean, WindowMean
@@ -121,13 +124,44 @@ def test_streams_join_and_leave(encoder, attention, changes, make_model):
 def test_state_of_another_model_or_batch(make_model):
     model, config = make_model("conformer"), DynChunkTrainConfig(4, 2)
     frames = torch.randn(2, 4, 12)
-    for context in (
-        model.make_streaming_context(config, 3),
-        make_model("conformer", d_model=8).make_streaming_context(config, 2),
-        make_model("conformer", kernel_size=7).make_streaming_context(config, 2),
+    with pytest.raises(InputError, match="state of shape"):
+        model.encode_streaming(frames, model.make_streaming_context(config, 3))
+    for other in (
+        make_model("conformer"),
+        make_model("conformer", d_model=8),
+        copy.deepcopy(model),
     ):
+        with pytest.raises(InputError, match="of another model"):
+            model.encode_streaming(frames, other.make_streaming_context(config, 2))
+    for other in (make_model("conformer", d_model=8), make_model("conformer", kernel_size=7)):
+        context = StreamingContext(config, other.make_streaming_context(config, 2).state)
         with pytest.raises(InputError, match="state of shape"):
             model.encode_streaming(frames, context)
+
+
+def test_a_copied_context_goes_on(make_model):
+    model, config = make_model("conformer"), DynChunkTrainConfig(4, 2)
+    frames = torch.randn(1, 8, 12)
+    with torch.no_grad():
+        expected = model.encode(frames, dynchunktrain_config=config)[:, 4:]
+        context = model.make_streaming_context(config)
+        model.encode_streaming(frames[:, :4], context)
+        for copied in (copy.copy(context), copy.deepcopy(context)):
+            found = model.encode_streaming(frames[:, 4:], copied)
+            torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+            with pytest.raises(InputError, match="of another model"):
+                make_model("conformer").encode_streaming(frames, copied)
+
+
+def test_a_stream_ends_with_a_piece_that_is_not_of_whole_chunks(make_model):
+    model, config = make_model("conformer"), DynChunkTrainConfig(16, None)
+    context = model.make_streaming_context(config)
+    with torch.no_grad():
+        model.encode_streaming(torch.randn(1, 32, 12), context)
+        model.encode_streaming(torch.randn(1, 5, 12), context)
+    for ended in (context, copy.deepcopy(context)):
+        with pytest.raises(InputError, match="has ended.* whole chunks of 16"):
+            model.encode_streaming(torch.randn(1, 16, 12), ended)
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=_id)
