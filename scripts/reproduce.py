@@ -4,10 +4,11 @@
     python scripts/reproduce.py TABLE --data_folder=... [--seeds 1 2 3] [--gpus N] [--key=value ...]
 
 TABLE is one of hparams/tables, or a YAML file such as these. What is done is not done again, and
-what was stopped goes on: the same command may be started any number of times. Each training writes
-into a file in OUT/logs. One that fails leaves the others to their work; it is named at the end, the
-exit status is 1, and the next start tries it again. Other options are handed on to every training,
-as --device=cpu or --lm_file=lm.pt. OUT gets TABLE.md, TABLE.csv and TABLE.png after each training.
+what was stopped goes on: the same command may be started any number of times. Results of other
+options than are asked for are refused, those of the machine aside. Each training writes into a file
+in OUT/logs. One that fails leaves the others to their work; it is named at the end, the exit status
+is 1, and the next start tries it again. Other options are handed on to every training, as
+--device=cpu or --lm_file=lm.pt. OUT gets TABLE.md, TABLE.csv and TABLE.png after each training.
 """
 
 import argparse

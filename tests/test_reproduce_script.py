@@ -17,7 +17,7 @@ from summarymixing.training.preemption import EXIT_STATUS
 
 ROOT = Path(__file__).parents[1]
 STUB = """
-import json, os, pathlib, sys, time
+import json, os, pathlib, shlex, sys, time
 
 options = dict(argument[2:].split("=", 1) for argument in sys.argv[2:] if "=" in argument)
 folder = pathlib.Path(options["output_folder"])
@@ -37,7 +37,9 @@ tests = json.loads(path.read_text())["tests"] if path.exists() else {}
 name = "test" + ("_chunk16" if "--test_only" in sys.argv else "")
 tests[name] = {"wer": int(options["width"]) + int(options["seed"]) / 10}
 if os.environ.get("RANK", "0") == "0":
-    path.write_text(json.dumps({"tests": tests, "train_seconds": 60}))
+    facts = {"command": shlex.join(sys.orig_argv)}
+    facts = json.loads(path.read_text()) if path.exists() else facts
+    path.write_text(json.dumps(facts | {"tests": tests, "train_seconds": 60}))
 """
 
 
@@ -99,16 +101,33 @@ def test_a_failing_row_loses_no_others_and_is_tried_again(reproduce, tmp_path):
     assert "is too narrow" in (tmp_path / "out" / "logs" / "of_3_1.log").read_text()
 
     (tmp_path / "mended").touch()
-    listed = reproduce(f"--data_folder={tmp_path}", "--commands")[1].splitlines()
+    options = [f"--data_folder={tmp_path}", "--lm_file=lm.pt"]
+    listed = reproduce(*options, "--commands")[1].splitlines()
     assert len(listed) == 2 and all("--width=3" in line for line in listed)
-    status, _, err = reproduce(f"--data_folder={tmp_path}", "--jobs=2")
+    status, _, err = reproduce(*options, "--jobs=2")
     assert status == 0, err
     with open(tmp_path / "out" / "stub.csv") as file:
         assert [row["test_wer_values"] for row in csv.DictReader(file)] == [
             "2.1 2.2", "3.1 3.2", "5.1 5.2",
         ]  # fmt: skip
     assert len(seen(tmp_path / "out" / "of_5" / "2")) == 2  # what was done was not done again
-    assert reproduce("--collect", "--rows", "of 5")[1].count("| of ") == 1
+    assert reproduce("--collect", *options[1:], "--rows", "of 5")[1].count("| of ") == 1
+
+
+def test_what_was_trained_with_other_options_is_refused(reproduce, tmp_path):
+    def reproduced(*options, width=2):
+        rows = [{"name": name, "options": {"width": w}} for name, w in (("A", 5), ("B", width))]
+        options = [f"--data_folder={tmp_path}", "--seeds=7", *options]
+        return reproduce(*options, rows=rows, decode={}, tests={"test": "test"})
+
+    assert reproduced()[0] == 0
+    refused = f"error: {tmp_path}/out/B/7: trained with another width: 2 then, 3 now; choose"
+    for options in (["--commands"], ["--collect"], []):
+        status, _, err = reproduced(*options, width=3)
+        assert status == 2 and err.startswith(refused) and err.count("\n") == 1
+    assert "depth: not given then, 8 now" in reproduced("--depth=8")[2]
+    assert len(seen(tmp_path / "out" / "B" / "7")) == 1
+    assert reproduced("--device=cpu")[0] == 0
 
 
 def test_a_failure_is_explained_by_what_it_said_itself(reproduce, tmp_path):

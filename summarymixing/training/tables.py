@@ -26,6 +26,7 @@ import io
 import json
 import math
 import re
+import shlex
 from pathlib import Path
 
 import ruamel.yaml
@@ -46,6 +47,13 @@ _COSTS = {"gpu_hours": "GPU hours", "memory_gb": "peak GB"}
 _PUBLISHED = {"marker": "D", "facecolor": "none", "edgecolor": "#C0504D"}
 
 
+# Options that do not make another model of what is trained, or that the folder says.
+_OF_NO_ACCOUNT = set(
+    "data_folder output_folder device threads num_workers tensorboard noprogressbar "
+    "ckpt_interval_minutes ckpt_interval_steps test_only".split()
+)
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Run:
     """One training: a row with a seed."""
@@ -61,16 +69,28 @@ class Run:
         return f"{self.row}, seed {self.seed}"
 
     def results(self):
-        """The content of its results.json, or None."""
+        """The content of its results.json, or None; InputError if they are of other options."""
         path = self.folder / "results.json"
         try:
-            return json.loads(path.read_text(encoding="utf-8"))
+            found = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             return None
         except ValueError as error:
             raise InputError(
                 f"{path}: not JSON ({error}); remove it to have it made anew"
             ) from None
+        if not isinstance(found, dict) or not {"tests", "command"} <= found.keys():
+            raise InputError(f"{path}: not the results of a run; remove it to have it made anew")
+        wanted, trained = _as_options(self.base), _as_options(shlex.split(found["command"]))
+        for key in [*wanted, *trained]:
+            then, now = (options.get(key, "not given") for options in (trained, wanted))
+            if key not in _OF_NO_ACCOUNT and then != now:
+                then, now = (v if isinstance(v, str) else json.dumps(v) for v in (then, now))
+                raise InputError(
+                    f"{self.folder}: trained with another {key}: {then} then, {now} now; choose "
+                    "another --out, or delete this folder to have it trained anew"
+                )
+        return found
 
     def missing(self):
         """The arguments of what has to be run next; None when all is there."""
@@ -210,6 +230,29 @@ def _as_arguments(options):
         for key, value in options.items()
     }
     return [f"--{key}={value}" for key, value in plain.items()]
+
+
+def _as_options(command):
+    """The options of a command, as values; its script and recipe are among them."""
+    start = next((place for place, part in enumerate(command) if part.endswith(".py")), 0)
+    # Wherever the repository is.
+    files = ["/".join(Path(part).parts[-3:]) for part in command[start : start + 2]]
+    options, key = dict(zip(("script", "recipe"), files)), None
+    for part in command[start + 2 :]:
+        if part.startswith("--"):
+            key, equals, value = part.removeprefix("--").partition("=")
+            options[key] = _plain(value) if equals else "given"
+        elif key is not None:  # --key value
+            options[key] = _plain(part)
+    return options
+
+
+def _plain(text):
+    """1e-3 is 0.001."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
 
 
 def _as_folder(name):

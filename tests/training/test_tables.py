@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import shlex
 from pathlib import Path
 
 import pytest
@@ -71,6 +72,7 @@ def test_runs(table, root):
 
 def _write_results(run, tests, **facts):
     run.folder.mkdir(parents=True, exist_ok=True)
+    facts = {"command": shlex.join(["python", "-u", *run.base])} | facts
     tests = {name: {"wer": wer, "cer": wer / 2} for name, wer in tests.items()}
     (run.folder / "results.json").write_text(json.dumps({"tests": tests, **facts}))
 
@@ -82,9 +84,46 @@ def test_what_is_missing(table, root):
     assert run.missing() == [*run.base, "--test_only", "--test_chunk_size=16"]
     _write_results(run, {"valid": 5.0, "valid_chunk16": 6.0})
     assert run.missing() is None
-    (run.folder / "results.json").write_text("{")
-    with pytest.raises(InputError, match="results.json: not JSON .*remove it"):
-        run.missing()
+    for text, message in (
+        ("{", "not JSON"),
+        ("{}", "not the results of a run"),
+        ("[1]", "not the"),
+    ):
+        (run.folder / "results.json").write_text(text)
+        with pytest.raises(InputError, match=f"results.json: {message}.*remove it"):
+            run.missing()
+
+
+@pytest.mark.parametrize(
+    ("changes", "options", "message"),
+    [
+        ({}, [], None),
+        ({}, ["--data_folder=/other", "--device=cpu", "--threads", "2", "--num_workers=1"], None),
+        ({"options": {"depth": 2.0, "plain": None}}, [], None),
+        ({}, ["--depth", "2"], None),
+        ({}, ["--depth=3"], "depth: 2 then, 3 now"),
+        ({}, ["--number_of_epochs=9"], "number_of_epochs: not given then, 9 now"),
+        ({}, ["--compile"], "compile: not given then, given now"),
+        ({"options": {"depth": 2}}, [], "plain: null then, not given now"),
+        ({"script": "other.py"}, [], "script: .*train.py then, .*other.py now"),
+        ({"recipe": "other.yaml"}, [], "recipe: .*recipe.yaml then, .*other.yaml now"),
+        ({"rows": [{**TABLE["rows"][0], "options": {"width": 8, "causal": False,
+                                                    "variant": "a,c"}}]}, [],
+         "variant: a,b then, a,c now; choose another --out, or delete this folder"),
+    ],
+)  # fmt: skip
+def test_results_of_other_options_are_refused(table, root, changes, options, message):
+    (root / "other.py").touch()
+    given = ["--data_folder=/corpus", "--device=cuda:0"]
+    _write_results(tables.runs(table(), root, root / "out", [1], given)[0], {"valid": 5.0})
+    run = tables.runs(table(**changes), root, root / "out", [1], options)[0]
+    if message is None:
+        assert run.results()["tests"]["valid"]["wer"] == 5.0
+    else:
+        with pytest.raises(InputError, match=message) as caught:
+            run.results()
+        assert str(caught.value).startswith(f"{root}/out/Wide_attention/1: trained with another ")
+        assert "\n" not in str(caught.value)
 
 
 @pytest.fixture
