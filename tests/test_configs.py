@@ -85,8 +85,15 @@ def _default(path):
 def test_the_grid_is_found():
     assert {"branchformer", "conformer", "transformer"} <= {*ENCODERS}
     assert {*MODES, *ATTENTION, "hypermixing", "none"} <= {*MIXERS}
-    rest = {*config.variants(RECIPE)} - {*ENCODERS, *MIXERS}
-    assert rest == {"small", "summary_decoder"}
+    assert config.variants(RECIPE, "size") == ["small"]
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda p: f"{p.parts[-3]}/{p.stem}")
+def test_variants_are_named_where_they_are_described(path):
+    described = (ROOT / "recipes/README.md").read_text()
+    described += (path.parents[1] / "README.md").read_text()
+    for name in config.variants(path):
+        assert f"`{name}`" in described, name
 
 
 @pytest.mark.parametrize(
