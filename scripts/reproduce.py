@@ -8,7 +8,8 @@ what was stopped goes on: the same command may be started any number of times. R
 options than are asked for are refused, those of the machine aside. Each training writes into a file
 in OUT/logs. One that fails leaves the others to their work; it is named at the end, the exit status
 is 1, and the next start tries it again. Other options are handed on to every training, as
---device=cpu or --lm_file=lm.pt. OUT gets TABLE.md, TABLE.csv and TABLE.png after each training.
+--device=cpu or --lm_file=lm.pt. OUT gets TABLE.md, TABLE.csv and TABLE.png, of all rows,
+after each training.
 """
 
 import argparse
@@ -183,8 +184,8 @@ def main(argv=None):
     parser.add_argument("table")
     parser.add_argument("--data_folder", help="of the corpus; required but for --collect")
     parser.add_argument("--out", type=Path, help="default: results/reproduce/TABLE")
-    parser.add_argument("--seeds", type=int, nargs="+", help="in place of the table's")
-    parser.add_argument("--rows", nargs="+", metavar="NAME", help="only these rows")
+    parser.add_argument("--seeds", type=int, nargs="+", help="to train, in place of the table's")
+    parser.add_argument("--rows", nargs="+", metavar="NAME", help="train only these rows")
     parser.add_argument("--gpus", type=int, default=1, help="of each training, through torchrun")
     parser.add_argument("--jobs", type=int, default=1, help="trainings at the same time")
     parser.add_argument(
@@ -203,14 +204,20 @@ def main(argv=None):
             raise InputError("--data_folder is required: the folder of the corpus")
         if options and not options[0].startswith("--"):
             raise InputError(f"{options[0]}: one table at a time, and options as --key=value")
-        if arguments.rows:
-            names = [row["name"] for row in table["rows"]]
-            for name in arguments.rows:
-                if name not in names:
-                    raise InputError(f"--rows: no row {name!r}; known are {'; '.join(names)}")
-            table["rows"] = [row for row in table["rows"] if row["name"] in arguments.rows]
+        names = [row["name"] for row in table["rows"]]
+        for name in arguments.rows or ():
+            if name not in names:
+                raise InputError(f"--rows: no row {name!r}; known are {'; '.join(names)}")
+        chosen = [row for row in table["rows"] if row["name"] in (arguments.rows or names)]
         options = [f"--data_folder={arguments.data_folder}", *options]
-        runs = tables.runs(table, ROOT, out, arguments.seeds, options)
+        runs = tables.runs(table | {"rows": chosen}, ROOT, out, arguments.seeds, options)
+
+        def whole():
+            """The whole table's, whatever was chosen of it."""
+            return tables.runs(table, ROOT, out, None, options)
+
+        for run in whole():  # what is wrong with earlier results is said before hours of training
+            run.results()
         if arguments.commands:
             for run in runs:
                 if (missing := run.missing()) is not None:
@@ -218,13 +225,15 @@ def main(argv=None):
             return
 
         def finished():
-            return tables.write(table, tables.collect(table, runs), out / path.stem)
+            return tables.write(table, tables.collect(table, whole()), out / path.stem)
 
         failures = {}
         if not arguments.collect:
             with only_one(out) as lock, ended_by_signals():
                 failures = train(runs, out, arguments.jobs, arguments.gpus, lock, finished)
         print(f"\n{finished()}\n{out / path.stem}.md, .csv and .png")
+        for line in tables.unknown_tests(table, whole()):
+            print(f"note: {line}", file=sys.stderr)
     if failures:
         print(f"\nerror: {len(failures)} of {len(runs)} runs failed:", file=sys.stderr)
         for title, why in failures.items():

@@ -91,7 +91,7 @@ def test_a_failing_row_loses_no_others_and_is_tried_again(reproduce, tmp_path):
     assert "of 3, seed 1: width: 3 is too narrow" in err
     lines = (tmp_path / "out" / "stub.md").read_text().splitlines()
     assert lines[4].startswith("| of 2 | - | 2.00 | 2.15 ± 0.64 | 2.15 ± 0.64 |")
-    assert lines[4].endswith("| 2 |") and lines[5].endswith("| 0 of 2 |")
+    assert lines[4].endswith("| 2 |") and lines[5].endswith("| not run |")
     for line in lines[:7]:
         assert line in out
     assert (tmp_path / "out" / "stub.png").exists()
@@ -111,7 +111,20 @@ def test_a_failing_row_loses_no_others_and_is_tried_again(reproduce, tmp_path):
             "2.1 2.2", "3.1 3.2", "5.1 5.2",
         ]  # fmt: skip
     assert len(seen(tmp_path / "out" / "of_5" / "2")) == 2  # what was done was not done again
-    assert reproduce("--collect", *options[1:], "--rows", "of 5")[1].count("| of ") == 1
+
+
+def test_the_table_is_whole_whatever_is_chosen_of_it(reproduce, tmp_path):
+    options = [f"--data_folder={tmp_path}", "--rows", "of 5", "--seeds", "7"]
+    status, out, err = reproduce(*options, tests={"test": "test", "valid": "dev"})
+    assert status == 0, err
+    assert err.endswith(
+        "\nnote: no run has the test set 'valid' of the table; there are test, test_chunk16\n"
+    )
+    assert len(list((tmp_path / "out").glob("*/*/seen.txt"))) == 1
+    status, again, err = reproduce("--collect")
+    for text in (out, again, (tmp_path / "out" / "stub.md").read_text()):
+        rows = [line for line in text.splitlines() if line.startswith("| of ")]
+        assert [row.split(" | ")[-1] for row in rows] == ["not run |", "not run |", "1 of 3 |"]
 
 
 def test_what_was_trained_with_other_options_is_refused(reproduce, tmp_path):
@@ -122,7 +135,7 @@ def test_what_was_trained_with_other_options_is_refused(reproduce, tmp_path):
 
     assert reproduced()[0] == 0
     refused = f"error: {tmp_path}/out/B/7: trained with another width: 2 then, 3 now; choose"
-    for options in (["--commands"], ["--collect"], []):
+    for options in (["--rows", "A"], ["--commands"], ["--collect"], []):
         status, _, err = reproduced(*options, width=3)
         assert status == 2 and err.startswith(refused) and err.count("\n") == 1
     assert "depth: not given then, 8 now" in reproduced("--depth=8")[2]
@@ -218,9 +231,14 @@ def test_a_training_that_is_left_behind_keeps_others_out(reproduce, slow, tmp_pa
 
 
 def test_no_folder_for_results(reproduce, tmp_path):
+    (tmp_path / "out" / ".lock").mkdir(parents=True)
+    status, _, err = reproduce(f"--data_folder={tmp_path}")
+    assert status == 2 and err == f"error: {tmp_path}/out/.lock: Is a directory\n"
+    (tmp_path / "out" / ".lock").rmdir()
+    (tmp_path / "out").rmdir()
     (tmp_path / "out").write_text("")
     status, _, err = reproduce(f"--data_folder={tmp_path}")
-    assert status == 2 and err == f"error: {tmp_path}/out: File exists\n"
+    assert status == 2 and err == f"error: {tmp_path}/out/of_2/1/results.json: Not a directory\n"
 
 
 @pytest.mark.parametrize(

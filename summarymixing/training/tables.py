@@ -75,6 +75,8 @@ class Run:
             found = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             return None
+        except OSError as error:
+            raise InputError(f"{path}: {error.strerror}") from None
         except ValueError as error:
             raise InputError(
                 f"{path}: not JSON ({error}); remove it to have it made anew"
@@ -181,6 +183,8 @@ def _check(path, what, mapping, known, required):
 def runs(table, root, out, seeds=None, options=()) -> list[Run]:
     """The trainings of a table, a seed of every row before the next seed.
 
+    Those of other seeds than the table's that have results are among them.
+
     Parameters
     ----------
     table : dict
@@ -190,7 +194,7 @@ def runs(table, root, out, seeds=None, options=()) -> list[Run]:
     out : path
         Folder of the trainings' folders.
     seeds : list of int, optional
-        In place of the table's.
+        Exactly these.
     options : list of str
         Command-line arguments for all of them, stronger than the table's.
 
@@ -212,8 +216,11 @@ def runs(table, root, out, seeds=None, options=()) -> list[Run]:
                 raise InputError(f"row {row['name']!r}: there is no file {file}")
         given = {argument.split("=")[0].removeprefix("--") for argument in options}
         own = {key: value for key, value in row["options"].items() if key not in given}
-        for place, seed in enumerate(seeds or row["seeds"]):
-            folder = out / _as_folder(row["name"]) / str(seed)
+        of_row = out / _as_folder(row["name"])
+        trained = [path.parent.name for path in sorted(of_row.glob("*/results.json"))]
+        known = [*row["seeds"], *(int(name) for name in trained if name.isdecimal())]
+        for place, seed in enumerate(dict.fromkeys(seeds or known)):
+            folder = of_row / str(seed)
             base = [
                 *map(str, files),
                 *_as_arguments(own | {"seed": seed, "output_folder": folder}),
@@ -325,6 +332,23 @@ def collect(table, runs) -> list[dict]:
     return rows
 
 
+def unknown_tests(table, runs) -> list[str]:
+    """A line for each test set that no run has, of those that the table names.
+
+    Parameters
+    ----------
+    table : dict
+        As from `read`.
+    runs : list of Run
+    """
+    known = {test: None for run in runs for test in (run.results() or {"tests": {}})["tests"]}
+    return [
+        f"no run has the test set {test!r} of the table; there are {', '.join(known)}"
+        for test in table["tests"]
+        if known and test not in known
+    ]
+
+
 def half_width(values) -> float | None:
     """Half the width of the 95 % interval of a mean, by Student's distribution; None for one value.
 
@@ -416,12 +440,16 @@ def markdown(table, rows) -> str:
             columns.append((title, lambda row, key=key: _number(row[key], ".1f")))
     columns.append(("seeds", _seeds))
     lines = [f"# {table['title']}", ""]
-    lines.append("| " + " | ".join(title for title, _ in columns) + " |")
+    lines.append(_line(title for title, _ in columns))
     lines.append("|---" * len(columns) + "|")
-    lines += ["| " + " | ".join(cell(row) for _, cell in columns) + " |" for row in rows]
+    lines += [_line(cell(row) for _, cell in columns) for row in rows]
     lines += ["", _EXPLAINED]
     note = " ".join(table["note"].split())
     return "\n".join([*lines, *(["", note] if note else [])]) + "\n"
+
+
+def _line(cells):
+    return "| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |"
 
 
 def _params(row):
@@ -430,6 +458,8 @@ def _params(row):
 
 def _seeds(row):
     done, seeds = len(row["done"]), len(row["seeds"])
+    if not done:
+        return "not run"
     return str(seeds) if done == seeds else f"{done} of {seeds}"
 
 

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 import shlex
 from pathlib import Path
 
@@ -62,12 +63,40 @@ def test_runs(table, root):
     ]  # fmt: skip
     assert found[1].base[1:3] == [f"{root}/other.yaml", "--depth=4"]
 
-    found = tables.runs(table(), root, root / "out", [7, 8], ["--depth=9", "--device=cpu"])
+    found = tables.runs(table(), root, root / "out", [7, 8, 7], ["--depth=9", "--device=cpu"])
     assert [(run.row, run.seed) for run in found] == [
         ("Wide, attention", 7), ("Deep", 7), ("Wide, attention", 8), ("Deep", 8),
     ]  # fmt: skip
     assert found[1].base[-2:] == ["--depth=9", "--device=cpu"]
     assert "--depth=4" not in found[1].base
+
+
+def test_other_seeds_that_are_trained_belong_to_the_table(table, root):
+    _write_results(tables.runs(table(), root, root / "out", [9])[1], {"valid": 5.0})
+    (root / "out" / "Deep" / "best").mkdir()
+    (root / "out" / "Deep" / "best" / "results.json").touch()
+    runs = tables.runs(table(), root, root / "out")
+    assert [run.seed for run in runs if run.row == "Deep"] == [3, 9]
+    assert tables.collect(table(), runs)[1]["seeds"] == [3, 9]
+    assert [run.seed for run in tables.runs(table(), root, root / "out", [4])] == [4, 4]
+
+
+def test_tests_that_no_run_has(table, root):
+    runs = tables.runs(table(), root, root / "out")
+    assert tables.unknown_tests(table(), runs) == []  # nothing is known yet
+    _write_results(runs[0], {"valid": 5.0})
+    _write_results(runs[1], {"valid": 5.0, "other": 4.0})
+    assert tables.unknown_tests(table(), runs) == [
+        "no run has the test set 'test' of the table; there are valid, other"
+    ]
+
+
+def test_a_bar_in_a_name_is_no_new_cell(table):
+    rows = [{"name": "a|b"}]
+    table = table(rows=rows, tests={"valid": "p|q"})
+    lines = tables.markdown(table, tables.collect(table, [])).splitlines()
+    assert [len(re.split(r"(?<!\\)\|", line)) for line in lines[2:5]] == [8, 8, 8]
+    assert lines[4].startswith(r"| a\|b | - |") and r"| p\|q WER % |" in lines[2]
 
 
 def _write_results(run, tests, **facts):
@@ -213,7 +242,7 @@ def test_written(collected, root):
         "| Wide, attention | 12.3 | 2.50 | 8.33 ± 3.79 | 9.33 ± 3.79 | 83.3 | 98 | 2.8 | 21 | 10.0 "
         "| 3 of 4 |"
     )
-    assert lines[5] == "| Deep | - | - | - | - | - | - | - | - | - | 0 of 4 |"
+    assert lines[5] == "| Deep | - | - | - | - | - | - | - | - | - | not run |"
     assert lines[-1] == "Published with a language model."
     read = list(csv.DictReader(io.StringIO((root / "out" / "two.encoders.csv").read_text())))
     assert [row["model"] for row in read] == ["Wide, attention", "Deep"]
