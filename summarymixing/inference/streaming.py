@@ -5,8 +5,7 @@ What comes out is what the chunk-wise forward of training gives for the whole re
 
 import math
 
-import numpy as np
-
+from summarymixing.dataio.samples import as_samples
 from summarymixing.errors import InputError
 from summarymixing.inference.filters import FilterStream, front_end_filter
 from summarymixing.inference.text import Transcript
@@ -68,8 +67,8 @@ class StreamingSession:
         Raises
         ------
         InputError
-            For samples that are no such samples, or no numbers, or of no open stream. Then nothing
-            has been taken from any stream.
+            For samples that are no such samples, no numbers or far beyond 1, or of no open stream.
+            Then nothing has been taken from any stream.
         """
         checked = {number: self._checked(number, piece) for number, piece in samples.items()}
         for number, piece in checked.items():
@@ -131,29 +130,7 @@ class StreamingSession:
 
     def _checked(self, number, samples):
         received = self._open_stream(number).filter.received
-        if not isinstance(samples, np.ndarray):
-            if type(samples).__module__.split(".")[0] != "torch":
-                raise InputError(
-                    f"samples must be a torch.Tensor or numpy.ndarray, got {type(samples).__name__}"
-                )
-            samples = samples.detach().cpu()
-        if samples.ndim != 1:
-            raise InputError(
-                "samples must be of one channel, with shape (samples,), "
-                f"got shape {tuple(samples.shape)}"
-            )
-        name = getattr(samples.dtype, "name", str(samples.dtype).removeprefix("torch."))
-        if "float" not in name and name != "int16":
-            raise InputError(f"samples must be floats in [-1, 1] or int16, got {samples.dtype}")
-        if not isinstance(samples, np.ndarray):
-            samples = samples.float().numpy()
-        samples = samples.astype(np.float32) / np.float32(2**15 if name == "int16" else 1)
-        wrong = np.flatnonzero(~np.isfinite(samples))
-        if len(wrong):
-            raise InputError(
-                f"sample {received + wrong[0]} of stream {number} is {samples[wrong[0]]}: "
-                "samples must be finite"
-            )
+        samples = as_samples(samples, f"stream {number}", received)
         return self._chunkwise.as_input(samples)
 
     def _advance(self, batch):

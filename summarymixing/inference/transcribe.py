@@ -3,9 +3,8 @@
 import itertools
 from dataclasses import dataclass, replace
 
-import numpy as np
-
 from summarymixing.dataio import audio
+from summarymixing.dataio.samples import check_samples
 from summarymixing.errors import InputError
 from summarymixing.inference.segments import PAUSE_SECONDS, cut
 from summarymixing.inference.streaming import frame_seconds
@@ -153,9 +152,9 @@ class _Transcriber:
         return [results[path] for path in paths]
 
     def _read(self, path):
-        samples = audio.read_array(path, self.recogniser.sample_rate)
-        if not np.isfinite(samples).all():
-            raise InputError(f"{path}: there are samples that are no numbers")
+        rate = self.recogniser.sample_rate
+        samples = audio.read_array(path, rate)
+        check_samples(samples, f"{path} at {rate} Hz")
         return samples
 
     def _transcribe(self, waveforms):

@@ -14,13 +14,13 @@ from speechbrain.utils.seed import seed_everything
 from torch.utils.data import DataLoader, Dataset
 
 from summarymixing.dataio import manifests
+from summarymixing.dataio.samples import check_samples
 from summarymixing.dataio.screening import FINDINGS, Limits, screen
 from summarymixing.errors import InputError
 
 logger = logging.getLogger(__name__)
 
 NAMED = 20  # left-out utterances that are named in the log; the file has them all
-_LOUDEST = 1e4
 _PATIENCE = 600  # seconds for a batch: a disk that hangs ends the run instead of hanging it
 _FAREWELL = 5  # seconds for a killed process to be gone
 
@@ -46,7 +46,7 @@ class Utterances(Dataset):
     Raises
     ------
     InputError
-        When an item cannot be read, or has samples that are no numbers.
+        When an item cannot be read, or has samples that are no numbers or far beyond 1.
     """
 
     def __init__(
@@ -67,11 +67,7 @@ class Utterances(Dataset):
         row = self.rows[index]
         try:
             sig = manifests.read_audio(row, self.sample_rate)
-            if not sig.abs().max() < _LOUDEST:
-                raise InputError(
-                    f"{row['wav']}: the audio has samples that are no numbers (NaN), or more than "
-                    f"{_LOUDEST:g} times full scale"
-                )
+            check_samples(sig.numpy(), f"{row['wav']} at {self.sample_rate} Hz")
         except (InputError, OSError) as error:
             if not self.may_fail:
                 raise

@@ -276,9 +276,11 @@ def test_empty_stream(make_recogniser):
         (torch.zeros(5, dtype=torch.int32), "int16, got torch.int32"),
         (np.zeros(5, dtype=np.uint8), "int16, got uint8"),
         (np.zeros(5, dtype=complex), "int16, got complex128"),
-        (torch.tensor([0.0, 0.0, torch.nan, 1.0]), "sample 102 of stream 2 is nan"),
-        (np.array([0.0, np.inf]), "sample 101 of stream 2 is inf"),
-        (torch.tensor([1e300], dtype=torch.float64), "sample 100 of stream 2 is inf"),
+        (torch.tensor([0.0, 0.0, torch.nan, 1.0]), "stream 2: sample 102 is nan"),
+        (np.array([0.0, np.inf]), "stream 2: sample 101 is inf"),
+        (torch.tensor([0.0, -1e30]), r"stream 2: sample 101 is -1e\+30: .*\[-1, 1\].*32768"),
+        (np.full(5, 12345.0), "stream 2: sample 100 is 12345: .*divided by 32768"),
+        (torch.tensor([1e300], dtype=torch.float64), "stream 2: sample 100 is inf"),
     ),
 )
 def test_samples_that_are_none(make_recogniser, noise, samples, message):

@@ -89,8 +89,10 @@ def test_what_cannot_be_read_is_said_and_the_rest_goes_on(make_recogniser, files
     whole = open(files[0], "rb").read()
     (tmp_path / "cut.wav").write_bytes(whole[:-1000])
     soundfile.write(tmp_path / "nan.wav", torch.full((900,), float("nan")).numpy(), 16000, "FLOAT")
-    bad = [str(tmp_path / f"{name}.wav") for name in ("empty", "text", "cut", "nan", "nowhere")]
-    paths = [bad[0], files[0], *bad[1:4], files[1], bad[4]]
+    soundfile.write(tmp_path / "huge.wav", torch.full((900,), 1e30).numpy(), 16000, "FLOAT")
+    names = "empty", "text", "cut", "nan", "huge", "nowhere"
+    bad = [str(tmp_path / f"{name}.wav") for name in names]
+    paths = [bad[0], files[0], *bad[1:5], files[1], bad[5]]
     found = list(transcribe(recogniser, paths))
     assert [result.path for result in found] == paths
     for result, path in zip(found, paths):
@@ -98,6 +100,7 @@ def test_what_cannot_be_read_is_said_and_the_rest_goes_on(make_recogniser, files
             _same(result, next(transcribe(recogniser, [path])))
         else:
             assert result.error.startswith(path) and "\n" not in result.error
+            assert ("[-1, 1]" in result.error) == ("nan" in path or "huge" in path)
             assert result.text == "" and result.words == []
 
 
