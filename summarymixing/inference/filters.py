@@ -47,6 +47,9 @@ class Filter:
         end = math.floor((last - 1) * self.stride) + self.context + 1
         return max(0, begin // self.period * self.period), end
 
+    def __deepcopy__(self, memo):
+        return self  # a copy of a stream has the same model
+
 
 class FilterStream:
     """One stream through a filter: its state is the few samples that are still needed.

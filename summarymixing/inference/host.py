@@ -4,6 +4,8 @@
 this is for programs that are written for SpeechBrain's class.
 """
 
+import weakref
+
 import torch
 from speechbrain.dataio.preprocess import AudioNormalizer
 from speechbrain.inference import ASR
@@ -11,6 +13,8 @@ from speechbrain.utils.filter_analysis import FilterProperties
 from speechbrain.utils.streaming import split_fixed_chunks
 from torch import nn
 
+from summarymixing.dataio.audio import EmptyError
+from summarymixing.dataio.samples import as_samples
 from summarymixing.errors import InputError
 from summarymixing.inference.filters import FilterStream, front_end_filter
 from summarymixing.inference.loading import load
@@ -70,6 +74,8 @@ class StreamingASR(ASR.StreamingASR):
         if use_torchaudio_streaming:
             raise InputError("use_torchaudio_streaming: torchaudio can no longer do it; leave it")
         waveform = self.load_audio(str(path), **kwargs).unsqueeze(0)
+        if waveform.shape[1] == 0:
+            raise EmptyError(f"{path}: the audio file is empty")
         context = self.make_streaming_context(dynchunktrain_config)
         for chunk in split_fixed_chunks(waveform, self.get_chunk_size_frames(dynchunktrain_config)):
             yield self.transcribe_chunk(context, chunk)[0]
@@ -80,8 +86,43 @@ class StreamingASR(ASR.StreamingASR):
         return super().transcribe_file(path, dynchunktrain_config, use_torchaudio_streaming)
 
     @torch.no_grad()
+    def encode_chunk(self, context, chunk, chunk_len=None):
+        """As SpeechBrain's, for chunks of any length.
+
+        Arguments
+        ---------
+        context : ASRStreamingContext
+        chunk : torch.Tensor
+            (streams, samples): floats in [-1, 1], or int16.
+        chunk_len : torch.Tensor, optional
+            (streams,), ones.
+
+        Returns
+        -------
+        torch.Tensor
+            (streams, frames, d_model): of the model's chunks that are complete by now.
+
+        Raises
+        ------
+        InputError
+            For samples that are no such samples, no numbers or far beyond 1 (then nothing has been
+            taken), for other streams than before, or after `finish`.
+        """
+        self.mods.enc.check(context.encoder_context)
+        frames = self.hparams.fea_streaming_extractor(
+            chunk, context.fea_extractor_context, chunk_len
+        )
+        encoded = self.mods.enc.forward_streaming(frames, context.encoder_context)
+        return self.mods.proj_enc(encoded)
+
+    def transcribe_chunk(self, context, chunk, chunk_len=None):
+        """As SpeechBrain's, with what `encode_chunk` takes."""
+        return self.decode_chunk(context, self.encode_chunk(context, chunk, chunk_len))[0]
+
+    @torch.no_grad()
     def finish(self, context):
         """Ends the streams where their last chunk ended: their last words, a list of str."""
+        self.mods.enc.check(context.encoder_context)
         frames = self.hparams.fea_streaming_extractor.finish(context.fea_extractor_context)
         encoded = self.mods.enc.forward_streaming(frames, context.encoder_context)
         words, _ = self.decode_chunk(context, self.mods.proj_enc(encoded))
@@ -114,23 +155,41 @@ class _FrontEnd:
     def make_streaming_context(self):
         return {}
 
-    def __call__(self, chunk, context, lengths):
-        if (lengths < 1).any():
+    def __call__(self, chunk, context, lengths=None):
+        _check_unfinished(context)
+        if lengths is not None and (lengths < 1).any():
             raise InputError("chunk_len must be 1: streams that end are ended with finish()")
-        streams = context.setdefault("streams", [FilterStream(self.filter) for _ in chunk])
+        shape = tuple(getattr(chunk, "shape", ()))
+        if len(shape) != 2 or not len(chunk):
+            raise InputError(f"a chunk must be a tensor (streams, samples), got shape {shape}")
+        streams = context.get("streams") or [FilterStream(self.filter) for _ in chunk]
         if len(chunk) != len(streams):
             raise InputError(f"the context is of {len(streams)} streams, the chunk of {len(chunk)}")
-        for stream, samples in zip(streams, chunk):
-            stream.push(samples)
+        checked = [
+            as_samples(samples, f"stream {number}", stream.received)
+            for number, (samples, stream) in enumerate(zip(chunk, streams), 1)
+        ]
+        context["streams"] = streams
+        for stream, samples in zip(streams, checked):
+            stream.push(torch.from_numpy(samples).to(self.no_frames.device))
         found = [torch.stack([self.no_frames] * len(streams))]
         while None not in (pulled := [s.pull(context["chunk_size"]) for s in streams]):
             found.append(torch.stack(pulled))
         return torch.cat(found, dim=1)
 
     def finish(self, context):
+        _check_unfinished(context)
+        if "streams" not in context:
+            raise InputError("there is no audio: transcribe_chunk() comes before finish()")
+        context["finished"] = True
         return torch.stack(
             [self.no_frames if (f := s.finish()) is None else f for s in context["streams"]]
         )
+
+
+def _check_unfinished(context):
+    if "finished" in context:
+        raise InputError("the streams are finished: make_streaming_context() begins others")
 
 
 class _Encoder(nn.Module):
@@ -142,13 +201,15 @@ class _Encoder(nn.Module):
 
     def make_streaming_context(self, config):
         self.encoder.make_streaming_context(config)  # what is wrong with it is said at once
-        return {"config": config, "of": self}
+        return {"config": config, "of": weakref.ref(self)}
 
-    def forward_streaming(self, frames, context):
-        if context["of"] is not self:
+    def check(self, context):
+        if context["of"]() is not self:
             raise InputError(
                 "the context is of another model: make_streaming_context() of this one"
             )
+
+    def forward_streaming(self, frames, context):
         if frames.shape[1] == 0:
             return frames
         if "encoder" not in context:
