@@ -37,6 +37,44 @@ from summarymixing.scoring import bootstrap, metrics, transcripts
 
 _DEFAULTS = {"note": "", "options": {}, "metric": "wer", "decode": {}, "seeds": [1]}
 _OF_A_ROW = ("script", "recipe", "seeds")
+
+
+def _is_text(value):
+    return isinstance(value, str)
+
+
+def _is_number(value):
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_integer(value):
+    return _is_number(value) and isinstance(value, int)
+
+
+def _is_mapping(value, holds=lambda value: True):
+    return isinstance(value, dict) and all(map(_is_text, value)) and all(map(holds, value.values()))
+
+
+def _is_list(value, holds=lambda value: True):
+    return isinstance(value, list) and value != [] and all(map(holds, value))
+
+
+# What the values of a table's and a row's keys have to be.
+_KINDS = {
+    "title": ("text", _is_text),
+    "note": ("text", _is_text),
+    "script": ("text", _is_text),
+    "recipe": ("text", _is_text),
+    "options": ("keys and values", _is_mapping),
+    "metric": ("wer or cer", lambda value: value in ("wer", "cer")),
+    "tests": ("names and titles", lambda value: value != {} and _is_mapping(value, _is_text)),
+    "decode": ("endings of names and their options", lambda v: _is_mapping(v, _is_mapping)),
+    "seeds": ("a list of integers", lambda value: _is_list(value, _is_integer)),
+    "rows": ("a list of rows", _is_list),
+    # Also the name of a folder.
+    "name": ("a line of text", lambda v: _is_text(v) and "\n" not in v and _as_folder(v) != ""),
+    "published": ("tests and numbers", lambda value: _is_mapping(value, _is_number)),
+}
 _EXPLAINED = (
     "Ours: the mean over seeds ± half its 95 % interval (Student), where there are two or more; in "
     "brackets the 95 % interval of the bootstrap over the test set's speakers, or utterances where "
@@ -145,16 +183,16 @@ def read(path) -> dict:
     known = {"title", "tests", "rows", "script", "recipe", *_DEFAULTS}
     _check(path, "table", table, known, ("title", "tests", "rows"))
     table = {**_DEFAULTS, **table}
-    if table["metric"] not in ("wer", "cer"):
-        raise InputError(f"{path}: metric must be wer or cer, got {table['metric']}")
     rows, folders = [], {}
-    for row in table["rows"]:
+    for place, row in enumerate(table["rows"], 1):
         known = {"name", "options", "published", *_OF_A_ROW}
-        _check(path, "a row", row, known, ("name",))
+        named = isinstance(row, dict) and "name" in row
+        what = f"row {row['name']!r}" if named else f"row {place}"
+        _check(path, what, row, known, ("name",))
         row = {key: table[key] for key in _OF_A_ROW if key in table} | row
-        _check(path, f"row {row['name']!r}", row, known, ("script", "recipe"))
+        _check(path, what, row, known, ("script", "recipe"))
         row["options"] = {**table["options"], **row.get("options", {})}
-        row["published"] = row.get("published") or {}
+        row.setdefault("published", {})
         wrong = row["published"].keys() - {*table["tests"], *_COSTS}
         if wrong:
             raise InputError(
@@ -169,7 +207,7 @@ def read(path) -> dict:
 
 def _check(path, what, mapping, known, required):
     if not isinstance(mapping, dict):
-        raise InputError(f"{path}: {what}: keys and values are expected")
+        raise InputError(f"{path}: {what}: keys and values are expected, got {mapping!r}")
     for key in required:
         if key not in mapping:
             raise InputError(f"{path}: {what}: the key {key!r} is missing")
@@ -178,6 +216,10 @@ def _check(path, what, mapping, known, required):
             raise InputError(
                 f"{path}: {what}: no key {key!r}; known are {', '.join(sorted(known))}"
             )
+    for key, value in mapping.items():
+        wanted, holds = _KINDS[key]
+        if not holds(value):
+            raise InputError(f"{path}: {what}: {key} must be {wanted}, got {value!r}")
 
 
 def runs(table, root, out, seeds=None, options=()) -> list[Run]:
@@ -263,7 +305,7 @@ def _plain(text):
 
 
 def _as_folder(name):
-    return re.sub(r"[^\w.+-]+", "_", name).strip("_")
+    return re.sub(r"[^\w.+-]+", "_", name).strip("_.")
 
 
 def collect(table, runs) -> list[dict]:

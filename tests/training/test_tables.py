@@ -256,19 +256,53 @@ def test_written(collected, root):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"rows": [{"options": {}}]}, "a row: the key 'name' is missing"),
-        ({"rows": [{"name": "A", "publish": {}}]}, "a row: no key 'publish'; known are"),
+        ({"rows": [{"options": {}}]}, "row 1: the key 'name' is missing"),
+        ({"rows": [{"name": "A", "publish": {}}]}, "row 'A': no key 'publish'; known are"),
         ({"rows": [{"name": "A", "published": {"dev": 2}}]}, "row 'A': published dev is no test"),
         ({"rows": [{"name": "A, B"}, {"name": "A B"}]}, "'A, B' and 'A B' have names too alike"),
-        ({"rows": [7]}, "a row: keys and values are expected"),
+        ({"rows": [{"name": "A"}, 7]}, "row 2: keys and values are expected, got 7"),
+        ({"rows": []}, r"table: rows must be a list of rows, got \[\]"),
+        ({"rows": {"name": "A"}}, "table: rows must be a list of rows, got"),
+        ({"rows": [{"name": 5}]}, "row 5: name must be a line of text, got 5"),
+        ({"rows": [{"name": "a\nb"}]}, "name must be a line of text"),
+        ({"rows": [{"name": ".."}]}, "name must be a line of text"),
+        ({"rows": [{"name": "A", "options": [1]}]},
+         r"row 'A': options must be keys and values, got \[1\]"),
+        ({"rows": [{"name": "A", "options": None}]}, "row 'A': options must be keys and"),
+        ({"rows": [{"name": "A", "published": {"test": "2.1"}}]},
+         "row 'A': published must be tests and numbers, got {'test': '2.1'}"),
+        ({"rows": [{"name": "A", "published": {"test": True}}]}, "row 'A': published must be"),
+        ({"rows": [{"name": "A", "seeds": 3}]}, "row 'A': seeds must be a list of integers, got 3"),
+        ({"rows": [{"name": "A", "script": 3}]}, "row 'A': script must be text, got 3"),
+        ({"options": [1]}, r"table: options must be keys and values, got \[1\]"),
+        ({"options": {"1": 2}, "seeds": 3}, "table: seeds must be a list of integers, got 3"),
+        ({"seeds": []}, "table: seeds must be a list of integers"),
+        ({"seeds": ["1"]}, "table: seeds must be a list of integers"),
+        ({"seeds": [True]}, "table: seeds must be a list of integers"),
+        ({"title": 5}, "table: title must be text, got 5"),
+        ({"note": None}, "table: note must be text, got None"),
+        ({"recipe": ["a"]}, "table: recipe must be text"),
+        ({"tests": {}}, "table: tests must be names and titles"),
+        ({"tests": ["valid"]}, "table: tests must be names and titles"),
+        ({"tests": {"valid": 5}}, "table: tests must be names and titles"),
+        ({"decode": {"_chunk8": 8}}, "table: decode must be endings of names and their options"),
         ({"tittle": "x"}, "table: no key 'tittle'"),
-        ({"metric": "ser"}, "metric must be wer or cer, got ser"),
+        ({"metric": "ser"}, "table: metric must be wer or cer, got 'ser'"),
     ],
-)
+)  # fmt: skip
 def test_mistakes(table, changes, message):
-    with pytest.raises(InputError, match=message) as caught:
+    with pytest.raises(InputError, match=f"table.yaml: .*{message}") as caught:
         table(**changes)
     assert "\n" not in str(caught.value)
+
+
+def test_an_empty_table(table, root):
+    with pytest.raises(InputError, match="table: keys and values are expected, got None"):
+        (root / "empty.yaml").touch()
+        tables.read(root / "empty.yaml")
+    (root / "unhashable.yaml").write_text("? [1]\n: 2\n")
+    with pytest.raises(InputError, match="unhashable.yaml: "):
+        tables.read(root / "unhashable.yaml")
 
 
 def test_files_that_are_not_there(table, root):
