@@ -455,7 +455,9 @@ def write(table, rows, path) -> str:
     path = Path(path)
     write_whole(path.with_name(f"{path.name}.md"), text)
     write_whole(path.with_name(f"{path.name}.csv"), as_csv(table, rows))
-    draw(table, rows, path.with_name(f"{path.name}.png"))
+    image = io.BytesIO()
+    figure(table, rows).savefig(image, format="png")
+    write_whole(path.with_name(f"{path.name}.png"), image.getvalue())
     return text
 
 
@@ -545,8 +547,8 @@ def as_csv(table, rows) -> str:
     return text.getvalue()
 
 
-def draw(table, rows, path):
-    """A table as a PNG: a panel a test, and those of time and memory."""
+def figure(table, rows):
+    """A table as a `matplotlib.figure.Figure`: a panel a test, and those of time and memory."""
     from matplotlib.figure import Figure
 
     time = "gpu_hours" if any(row["gpu_hours"] is not None for row in rows) else "minutes"
@@ -554,8 +556,8 @@ def draw(table, rows, path):
     titles = {**table["tests"], "minutes": "minutes of training", **_COSTS}
     places = range(len(rows), 0, -1)
     size = (2.2 + 2.1 * len(panels), 1.3 + 0.32 * len(rows))
-    figure = Figure(figsize=size, dpi=120, layout="constrained", facecolor="white")
-    for axes, panel in zip(figure.subplots(1, len(panels), sharey=True, squeeze=False)[0], panels):
+    whole = Figure(figsize=size, dpi=120, layout="constrained", facecolor="white")
+    for axes, panel in zip(whole.subplots(1, len(panels), sharey=True, squeeze=False)[0], panels):
         for place, row in zip(places, rows):
             if panel in table["tests"]:
                 scores = row["tests"][panel]
@@ -586,8 +588,6 @@ def draw(table, rows, path):
     known += [{"test": scores["published"]} for row in rows for scores in row["tests"].values()]
     if any(value is not None for published in known for value in published.values()):
         marks.append(axes.scatter([], [], s=34, label="published", **_PUBLISHED))
-    figure.legend(handles=marks, loc="outside lower center", ncols=2, frameon=False, fontsize=8)
-    figure.suptitle(table["title"], fontsize=11)
-    image = io.BytesIO()
-    figure.savefig(image, format="png")
-    write_whole(path, image.getvalue())
+    whole.legend(handles=marks, loc="outside lower center", ncols=2, frameon=False, fontsize=8)
+    whole.suptitle(table["title"], fontsize=11)
+    return whole

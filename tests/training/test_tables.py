@@ -8,6 +8,7 @@ import shlex
 from pathlib import Path
 
 import pytest
+from matplotlib.collections import LineCollection, PathCollection
 from scipy import stats
 
 from summarymixing.errors import InputError
@@ -253,6 +254,41 @@ def test_written(collected, root):
     assert (root / "out" / "two.encoders.png").read_bytes()[1:4] == b"PNG"
 
 
+def test_figure(collected):
+    table, _, rows = collected
+    panels = {axes.get_title(): axes for axes in tables.figure(table, rows).axes}
+    assert list(panels) == ["dev", "test-clean", "GPU hours", "peak GB"]
+
+    def points(axes, marker):
+        lines = [line for line in axes.lines if line.get_marker() == marker]
+        return [tuple(point) for line in lines for point in line.get_xydata()]
+
+    def published(axes):
+        of_scatter = [c for c in axes.collections if isinstance(c, PathCollection)]
+        return [tuple(point) for marks in of_scatter for point in marks.get_offsets()]
+
+    def bars(axes):
+        lines = [c for c in axes.collections if isinstance(c, LineCollection)]
+        return [tuple(end) for line in lines for ends in line.get_segments() for end in ends]
+
+    dev = panels["dev"]
+    labels = [label.get_text() for label in dev.get_yticklabels()]
+    assert dict(zip(dev.get_yticks(), labels)) == {2: "Wide, attention", 1: "Deep"}
+    assert dev.get_xlabel() == "WER %"
+    assert points(dev, ".") == [(7.0, 2), (8.0, 2), (10.0, 2)]
+    assert points(dev, "o") == [(pytest.approx(25 / 3), 2)]
+    half = tables.half_width([7.0, 8.0, 10.0])
+    assert bars(dev) == [(pytest.approx(25 / 3 - half), 2), (pytest.approx(25 / 3 + half), 2)]
+    assert published(dev) == [(2.5, 2)]
+    assert published(panels["test-clean"]) == []
+    assert points(panels["test-clean"], "o") == [(pytest.approx(28 / 3), 2)]
+    assert points(panels["GPU hours"], "o") == [(pytest.approx(2 * 25 / 3 / 6), 2)]
+    assert published(panels["GPU hours"]) == [(98, 2)]
+    assert points(panels["peak GB"], "o") == [(10.0, 2)]
+    assert published(panels["peak GB"]) == [(21, 2)]
+    assert panels["peak GB"].get_xlim()[0] == 0
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -317,6 +353,37 @@ def test_files_that_are_not_there(table, root):
 
 
 SHIPPED = sorted((Path(__file__).parents[2] / "hparams" / "tables").glob("*.yaml"))
+# What the parts of a row's name mean among its variants; others are learning rate and warm-up.
+MEANINGS = {
+    "French": "fr", "Italian": "it", "Dutch": "nl", "English": "en",
+    "Conformer": "conformer", "Branchformer": "branchformer", "Transformer": "transformer",
+    "SummaryMixing": "summarymixing", "SummaryMixing-lite": "lite", "SummaryMixing-fast": "fast",
+    "SummaryMixing-expdecay": "expdecay", "summary decoder": "summary_decoder",
+    "RoPE attention": "rope", "relative positions": "relpos", "self-attention": "relpos",
+    "HyperMixing": "hypermixing", "CNN only": "none",
+}  # fmt: skip
+# No variant has the attention of the paper's Transformer.
+OF_THE_TRANSFORMER = {"variant": "transformer", "attention_type": "regularMHA"}
+PUBLISHED = {
+    "librispeech": """
+        Transformer, self-attention                    3.3 2.3 5.5 129 40
+        Conformer, self-attention                      2.8 2.3 5.4 137 46
+        Conformer, RoPE attention                      - 1.96 4.50 - -
+        Conformer, SummaryMixing                       2.8 2.1 5.1 98 21
+        Branchformer, self-attention                   2.9 2.2 5.1 132 45
+        Branchformer, CNN only                         3.1 2.4 5.7 83 22
+        Branchformer, HyperMixing                      3.1 2.3 5.6 126 30
+        Branchformer, SummaryMixing-lite               3.0 2.2 5.2 98 23
+        Branchformer, SummaryMixing                    2.9 2.2 5.1 105 26
+        Branchformer, SummaryMixing, summary decoder   3.1 2.3 5.3 104 26
+    """,
+    "librispeech_transducer": "Conformer, RoPE attention   2.72 6.47 3.10 3.27 3.50 - -",
+    "commonvoice": """
+        French, Conformer, self-attention    - 9.48 - -
+        Italian, Conformer, self-attention   - 9.27 - -
+        English, Conformer, self-attention   - 13.39 - -
+    """,
+}
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
@@ -329,3 +396,35 @@ def test_shipped(path, tmp_path):
         _, recipe, *options = run.base
         recipe, _, overrides = config.arguments([recipe, *options])
         config.check_keys(recipe, config.with_variants(recipe, overrides))
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_shipped_rows_train_what_their_names_say(path):
+    table = tables.read(path)
+    for row in table["rows"]:
+        own = {key: v for key, v in row["options"].items() if table["options"].get(key) != v}
+        if row["name"] == "Transformer, self-attention":
+            assert own == OF_THE_TRANSFORMER
+            continue
+        parts = row["name"].split(", ")
+        expected = {"variant": ",".join(MEANINGS[part] for part in parts if part in MEANINGS)}
+        for part in parts:
+            if part.startswith("0."):
+                expected["lr"] = float(part)
+            elif part.startswith("warm-up "):
+                expected["warmup_steps"] = int(part.removeprefix("warm-up "))
+            else:
+                assert part in MEANINGS
+        assert own == expected, row["name"]
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_shipped_figures_are_the_published_ones(path):
+    table = tables.read(path)
+    columns, expected = [*table["tests"], "gpu_hours", "memory_gb"], {}
+    for line in PUBLISHED.get(path.stem, "").strip().splitlines():
+        *name, figures = re.split(r"\s{2,}", line.strip())
+        figures = zip(columns, figures.split(), strict=True)
+        expected[name[0]] = {key: float(value) for key, value in figures if value != "-"}
+    assert {row["name"]: row["published"] for row in table["rows"] if row["published"]} == expected
+    assert {row["name"] for row in table["rows"]} >= expected.keys()
