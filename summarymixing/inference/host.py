@@ -42,10 +42,8 @@ class StreamingASR(ASR.StreamingASR):
             "fea_streaming_extractor": _FrontEnd(recogniser),
             "make_decoder_streaming_context": dict,
             "decoding_function": _decoding_function(recogniser),
-            "make_tokenizer_streaming_context": lambda: Detokeniser(tokenizer),
-            "tokenizer_decode_streaming": lambda _, tokens, context: "".join(
-                [context.push(token) for token in tokens]
-            ),
+            "make_tokenizer_streaming_context": lambda: _Text(tokenizer),
+            "tokenizer_decode_streaming": lambda _, tokens, context: context.push(tokens),
             "tokenizer": tokenizer,
             "audio_normalizer": AudioNormalizer(sample_rate=recogniser.sample_rate),
         }
@@ -185,6 +183,26 @@ class _FrontEnd:
         return torch.stack(
             [self.no_frames if (f := s.finish()) is None else f for s in context["streams"]]
         )
+
+
+class _Text:
+    """The text of tokens as they come; spaces wait for what follows them, perhaps nothing."""
+
+    def __init__(self, tokenizer):
+        self._detokeniser = Detokeniser(tokenizer)
+        self._spaces = ""
+
+    def push(self, tokens):
+        return self._without_end("".join([self._detokeniser.push(token) for token in tokens]))
+
+    def finish(self):
+        return self._without_end(self._detokeniser.finish())
+
+    def _without_end(self, text):
+        text = self._spaces + text
+        shown = text.rstrip(" ")
+        self._spaces = text[len(shown) :]
+        return shown
 
 
 def _check_unfinished(context):

@@ -67,7 +67,7 @@ class Event:
     ---------
     text : str
         With the space before it, if there is one: joined, the texts of the stable events are the
-        stream's text.
+        stream's text, without spaces at its end.
     start, end : float
         Seconds from the beginning of the stream.
     stable : bool
@@ -119,8 +119,10 @@ class Transcript:
             self._add(self._detokeniser.push(token), frame)
 
     def finish(self):
-        """The last word is complete."""
+        """The last word is complete; spaces behind it are no word."""
         self._add(self._detokeniser.finish(), self._last)
+        if not self._text.strip():
+            self._text = ""
         self._close()
 
     def events(self, limit=math.inf):

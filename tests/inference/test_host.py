@@ -11,7 +11,7 @@ from speechbrain.utils.dynamic_chunk_training import DynChunkTrainConfig
 from summarymixing.dataio.audio import EmptyError
 from summarymixing.errors import InputError
 from summarymixing.inference import Stream
-from summarymixing.inference.host import StreamingASR
+from summarymixing.inference.host import StreamingASR, _Text
 
 CONFIG = DynChunkTrainConfig(4, 2)
 
@@ -49,6 +49,16 @@ def test_folder(trained, noise, tmp_path):
     soundfile.write(tmp_path / "a.wav", noise(30000).numpy(), 16000)
     asr = StreamingASR.from_folder(folder)
     assert asr.transcribe_file(str(tmp_path / "a.wav"), CONFIG) != ""
+
+
+def test_there_are_no_spaces_at_the_end(tokenizer):
+    """A space is shown when a word follows it, in the next chunk or later."""
+    space, one = tokenizer.piece_to_id("▁"), tokenizer.encode("one")
+    text = _Text(tokenizer)
+    assert tokenizer.decode([*one, space, *one, space]) == "one  one "
+    chunks = one, [space], [], one, [space]
+    assert [text.push(chunk) for chunk in chunks] == ["one", "", "", "  one", ""]
+    assert text.finish() == ""
 
 
 def test_what_is_not_offered(make_recogniser, noise, tmp_path):
