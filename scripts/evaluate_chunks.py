@@ -18,7 +18,7 @@ from speechbrain.utils.dynamic_chunk_training import DynChunkTrainConfig
 from tqdm import tqdm
 
 from summarymixing.dataio import manifests
-from summarymixing.errors import said_in_one_line
+from summarymixing.errors import number_or, said_in_one_line
 from summarymixing.files import write_whole
 from summarymixing.inference import load
 from summarymixing.inference.evaluation import front_end_batches
@@ -51,7 +51,7 @@ def main(argv=None):
     parser.add_argument(
         "--left_chunks",
         nargs="+",
-        type=lambda text: text if text == "unlimited" else int(text),
+        type=number_or("unlimited"),
         metavar="N|unlimited",
         default=[2, 16, "unlimited"],
     )

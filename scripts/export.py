@@ -8,7 +8,7 @@ but onnxruntime, numpy and soundfile. What is exported is the encoder with its C
 import argparse
 import logging
 
-from summarymixing.errors import said_in_one_line
+from summarymixing.errors import number_or, said_in_one_line
 from summarymixing.export import export
 
 
@@ -23,7 +23,8 @@ def arguments(argv):
     )
     parser.add_argument(
         "--left_chunks",
-        type=lambda text: None if text == "unlimited" else int(text),
+        type=number_or("unlimited"),
+        default="unlimited",
         metavar="N|unlimited",
         help="chunks that a frame sees before its own, in the streaming graph (default: unlimited)",
     )
@@ -31,7 +32,10 @@ def arguments(argv):
         "--int8", action="store_true", help="quantised graphs beside those in float32"
     )
     parser.add_argument("--force", action="store_true", help="replace an exported model")
-    return parser.parse_args(argv)
+    options = parser.parse_args(argv)
+    if options.left_chunks == "unlimited":
+        options.left_chunks = None
+    return options
 
 
 def main(argv=None):

@@ -13,7 +13,7 @@ import sys
 import time
 
 from summarymixing.dataio import audio
-from summarymixing.errors import InputError, said_in_one_line
+from summarymixing.errors import InputError, number_or, said_in_one_line
 from summarymixing.inference import sources
 from summarymixing.inference.streaming import Stream, chunk_frames, frame_seconds
 from summarymixing.runtime import choose
@@ -34,8 +34,7 @@ def arguments(argv):
     )
     parser.add_argument(
         "--left_chunks",
-        type=lambda text: text if text in ("", "unlimited") else int(text),
-        default="",
+        type=number_or("unlimited"),
         metavar="N|unlimited",
         help="chunks that a frame sees before its own (default: unlimited, or those of an exported "
         "model)",
@@ -56,7 +55,7 @@ def source(options, model_rate):
         raise InputError(f"--rate must be a positive number of Hz, got {options.rate}")
     rate = model_rate if options.rate is None else options.rate
     if options.source == "-":
-        return rate, sources.pcm(sys.stdin.buffer)
+        return rate, sources.pcm(sources.standard_input())
     if options.source == "mic":
         return rate, sources.microphone(rate)
     if options.rate is not None:
@@ -70,7 +69,7 @@ def chunks(recogniser, milliseconds, left):
     size = made[0] if made[0] and milliseconds is None else None
     if size is None:
         size = chunk_frames(recogniser, 640 if milliseconds is None else milliseconds)
-    if left == "":
+    if left is None:
         return size, made[1]
     return size, None if left == "unlimited" else left
 
@@ -104,17 +103,21 @@ def run(options):
             shown = show(events, options.json, shown)
     except KeyboardInterrupt:  # how one ends a microphone
         pass
+    if samples == 0:
+        name = "standard input" if options.source == "-" else options.source
+        raise InputError(f"{name}: there is no audio")
     started = time.perf_counter()
     events = stream.finish()
     computing += time.perf_counter() - started
     show(events, options.json, shown)
     if not options.json:
         print()
-    seconds = samples / rate
+    seconds, chunk_seconds = samples / rate, chunk * frame_seconds(recogniser)
+    # Of less than a chunk it would be the time of a start.
+    factor = f", real-time factor {computing / seconds:.3f}" if seconds >= chunk_seconds else ""
     print(
-        f"{seconds:.1f} s of audio, real-time factor {computing / max(seconds, 1e-9):.3f}; latency "
-        f"{1000 * stream.latency:.0f} ms (a chunk of {1000 * chunk * frame_seconds(recogniser):g} "
-        "ms and what is needed behind it) and the computation",
+        f"{seconds:.1f} s of audio{factor}; latency {1000 * stream.latency:.0f} ms (a chunk of "
+        f"{1000 * chunk_seconds:g} ms and what is needed behind it) and the computation",
         file=sys.stderr,
     )
 

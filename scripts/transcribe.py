@@ -19,10 +19,11 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from summarymixing.errors import InputError, said_in_one_line
+from summarymixing.errors import InputError, number_or, said_in_one_line
 from summarymixing.files import write_whole
 from summarymixing.inference.formats import ONE_RECORDING, SUFFIXES, WRITERS
 from summarymixing.inference.segments import PAUSE_SECONDS
+from summarymixing.inference.sources import standard_input
 from summarymixing.inference.transcribe import SEGMENT_SECONDS, transcribe
 from summarymixing.runtime import Exported, choose
 
@@ -59,7 +60,7 @@ def arguments(argv):
     )
     parser.add_argument(
         "--segment_seconds",
-        type=lambda text: None if text == "whole" else float(text),
+        type=number_or("whole", float),
         default=SEGMENT_SECONDS,
         metavar="N|whole",
         help="longer recordings are cut at their pauses into pieces of at most so many seconds, "
@@ -213,12 +214,12 @@ def run(options):
         set_search(recogniser, options.search)
         if pipe in paths:
             with open(pipe, "wb") as file:
-                shutil.copyfileobj(sys.stdin.buffer, file)
+                shutil.copyfileobj(standard_input(), file)
         results = transcribe(
             recogniser,
             paths,
             options.batch_seconds,
-            options.segment_seconds,
+            None if options.segment_seconds == "whole" else options.segment_seconds,
             options.pause_seconds,
         )
         return work(results, len(paths), found, WRITERS[format], places, pipe)
@@ -253,8 +254,8 @@ def work(results, count, found, writer, places, pipe):
         _write(places[0], together)
     taken = time.perf_counter() - started
     print(
-        f"{count - failed} of {count} files, {seconds / 60:.1f} min of audio, real-time factor "
-        f"{taken / max(seconds, 1e-9):.3f}",
+        f"{count - failed} of {count} files, {seconds / 60:.1f} min of audio"
+        + (f", real-time factor {taken / seconds:.3f}" if seconds else ""),
         file=sys.stderr,
     )
     return failed == 0

@@ -1,5 +1,6 @@
 """The one exception that a user's mistake raises, checks that raise it, and how it is said."""
 
+import argparse
 import math
 import os
 import sys
@@ -26,6 +27,31 @@ def said_in_one_line():
     except BrokenPipeError:  # what reads has ended, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+
+
+def number_or(word, kind=int):
+    """The type of a command's argument that is a number, or a word that is returned as it is.
+
+    Example
+    -------
+    >>> left_chunks = number_or("unlimited")
+    >>> left_chunks("2"), left_chunks("unlimited")
+    (2, 'unlimited')
+    >>> left_chunks("abc")
+    Traceback (most recent call last):
+    argparse.ArgumentTypeError: must be an integer or unlimited, got 'abc'
+    """
+
+    def convert(text):
+        if text == word:
+            return word
+        try:
+            return kind(text)
+        except ValueError:
+            number = "an integer" if kind is int else "a number"
+            raise argparse.ArgumentTypeError(f"must be {number} or {word}, got {text!r}") from None
+
+    return convert
 
 
 def check_integer(name, value, least=None):

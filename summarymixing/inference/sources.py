@@ -2,12 +2,20 @@
 
 import logging
 import queue
+import sys
 
 import numpy as np
 
 from summarymixing.errors import InputError
 
 logger = logging.getLogger(__name__)
+
+
+def standard_input():
+    """The bytes of the standard input; InputError if it is closed."""
+    if sys.stdin is None:
+        raise InputError("the standard input is closed: - needs a pipe with audio")
+    return sys.stdin.buffer
 
 
 def pcm(pipe, samples=1600):

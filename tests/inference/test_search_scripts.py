@@ -76,6 +76,13 @@ def test_a_table_of_searches(trained, manifest, command, tmp_path):
         assert row["seconds"] > 0 and row["rtf"] > 0
 
 
+def test_left_chunks_that_are_none(load_script, capsys):
+    for name in ("evaluate_chunks", "export"):
+        with pytest.raises(SystemExit):
+            load_script(name).main(["a", "b", "--left_chunks", "abc"])
+        assert "must be an integer or unlimited, got 'abc'" in capsys.readouterr().err
+
+
 def test_a_table_of_chunks(trained, manifest, command, load_script, tmp_path):
     folder, _ = trained()
     status, out, _ = command(

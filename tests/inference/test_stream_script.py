@@ -77,6 +77,7 @@ def test_mistakes_are_one_line(trained, recording, stream_main, capsys):
         ([str(folder), "nothing.wav"], "no such audio file"),
         ([str(folder), str(path), "--chunk_ms=30"], "multiple of 40 ms"),
         ([str(folder), str(path), "--left_chunks=-1"], "left_context_size"),
+        ([str(folder), str(path), "--left_chunks=abc"], "an integer or unlimited, got 'abc'"),
         ([str(folder), str(path), "--rate=8000"], "--rate is for"),
         ([str(folder), str(path), "--threads=0"], "--threads"),
     ):
@@ -86,3 +87,26 @@ def test_mistakes_are_one_line(trained, recording, stream_main, capsys):
         error = [line for line in capsys.readouterr().err.splitlines() if "error:" in line]
         assert stop.value.code == 2
         assert len(error) == 1 and message in error[0]
+
+
+def test_without_audio(trained, stream_main, capsys, monkeypatch):
+    folder, _ = trained()
+    empty = SimpleNamespace(buffer=io.BufferedReader(io.BytesIO(b"")))
+    for pipe, message in ((None, "input is closed"), (empty, "standard input: there is no audio")):
+        monkeypatch.setattr("sys.stdin", pipe)
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            stream_main([str(folder), "-"])
+        out, err = capsys.readouterr()
+        assert stop.value.code == 2 and out == ""
+        assert message in err.splitlines()[-1] and "real-time" not in err
+
+
+def test_less_than_a_chunk_has_no_real_time_factor(trained, stream_main, capsys, monkeypatch):
+    folder, _ = trained()
+    for samples, shown in ((10239, False), (10240, True)):
+        pipe = SimpleNamespace(buffer=io.BufferedReader(io.BytesIO(bytes(2 * samples))))
+        monkeypatch.setattr("sys.stdin", pipe)
+        capsys.readouterr()
+        stream_main([str(folder), "-", "--chunk_ms=640"])
+        assert ("real-time factor" in capsys.readouterr().err) == shown

@@ -243,3 +243,15 @@ def test_mistakes_are_one_line(expected, folder, command, tmp_path):
         errors = [line for line in err if line.startswith("error: ")]
         assert (status, out, len(errors)) == (2, "", 1), arguments
         assert message in errors[0]
+
+
+def test_without_audio(trained, command, monkeypatch):
+    model, _ = trained()
+    monkeypatch.setattr("sys.stdin", None)
+    status, _, err = command(model, "-")
+    assert status == 2 and err[-1].startswith("error: the standard input is closed")
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(b"")))
+    status, _, err = command(model, "-")
+    assert status == 1 and err[-1] == "0 of 1 files, 0.0 min of audio"
+    status, _, err = command(model, "-", "--segment_seconds=abc")
+    assert status == 2 and "must be a number or whole, got 'abc'" in err[-1]
