@@ -71,9 +71,11 @@ def chunk_mean(values, chunk_size=None, left_context=None, padding=None, state=N
         totals = state + sums.cumsum(1)
         state = totals[:, -1:]
     else:
-        sums = torch.cat([state, sums], 1)
-        before = F.pad(sums.cumsum(1), (0, 0, 1, 0))
-        totals = before[:, left_context + 1 :] - before[:, :chunks]
+        # From one window to the next a chunk comes in, and one goes: the left context, which may
+        # be far longer than the piece, is summed only once.
+        window, sums = state.sum(1, keepdim=True), torch.cat([state, sums], 1)
+        gone = F.pad(sums[:, :chunks], (0, 0, 1, 0))[:, :chunks]
+        totals = window + (sums[:, left_context:] - gone).cumsum(1)
         state = sums[:, chunks:]
     return _divide(totals, values.dtype), state
 

@@ -175,6 +175,14 @@ def test_causal_pieces_of_any_size_equal_the_whole(name, frames):
     torch.testing.assert_close(found[~padding], expected[~padding], rtol=0, atol=1e-12)
 
 
+def test_a_long_left_context_is_only_joined_and_cut(square_tensors):
+    """Of a piece, no operation but these makes something as long as the left context."""
+    state = torch.randn(1, 1000, 3, dtype=torch.float64)
+    with square_tensors(108) as long:  # from 108 x 108 / 4 numbers on
+        means.chunk_mean(torch.randn(1, 8, 2), 4, 1000, state=state)
+    assert {operation for operation, _ in long.found} == {"aten.cat.default", "aten.slice.Tensor"}
+
+
 def test_an_utterance_in_pieces_ends_with_its_mean():
     values = torch.randn(2, 231, 3, dtype=torch.float64)
     padding = _padding((231, 100), 231)
