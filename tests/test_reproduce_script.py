@@ -167,6 +167,12 @@ def test_results_that_do_not_come(reproduce, tmp_path):
     assert "A, seed 7: it ended without the results that it is for" in err
 
 
+def _as_in_a_terminal():
+    """Tests may themselves run behind nohup or in the background, where signals are ignored."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 SLOW = [{"name": "slow", "options": {"width": 4}}]
 
 
@@ -174,7 +180,9 @@ SLOW = [{"name": "slow", "options": {"width": 4}}]
 def slow(reproduce, tmp_path):
     """The command in a process of its own, while its training is on; and the training's number."""
     command = reproduce.command(f"--data_folder={tmp_path}", "--seeds=1", rows=SLOW)
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, preexec_fn=_as_in_a_terminal
+    )
     curve = tmp_path / "out" / "slow" / "1" / "curve.csv"
     limit = time.monotonic() + 60
     while not curve.exists() and time.monotonic() < limit:
