@@ -13,10 +13,8 @@ import json
 import logging
 import math
 import os
-import shutil
 import sys
 import warnings
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -29,6 +27,7 @@ from summarymixing.decoding.hypotheses import BLANK
 from summarymixing.errors import InputError
 from summarymixing.files import sha256, write_whole
 from summarymixing.inference.chunkwise import Chunkwise
+from summarymixing.inference.folders import CONFIG, EXPORTED, made_whole
 from summarymixing.inference.loading import load
 from summarymixing.inference.streaming import chunk_frames
 from summarymixing.models import mixers
@@ -37,14 +36,11 @@ from summarymixing.nnet.summaries import DecayedMean
 from summarymixing.ops.means import BLOCK
 from summarymixing.ops.padding import padding_mask, reflect
 from summarymixing.runtime.exported import (
-    CONFIG,
-    EXPORT_VERSION,
     FRONT_END,
     OFFLINE,
     QUANTISED,
     STREAMING,
     TOKENS,
-    is_exported,
     load_exported,
 )
 
@@ -86,27 +82,15 @@ def export(model, out, chunk_ms=640, left_chunks=None, int8=False, force=False):
         package onnx is missing, or the chunks do not fit. Then nothing is written.
     """
     _check_packages()
-    out = Path(os.path.realpath(out))  # a link goes on to lead to the model
-    _check_out(out, force)
+    out = EXPORTED.place(out, force)
     recogniser = load(model) if isinstance(model, (str, os.PathLike)) else model
     _check_model(recogniser)
     chunks = _chunks(recogniser, chunk_ms, left_chunks)
-    new = out.with_name(f".{out.name}.{os.getpid()}")
-    try:
-        new.mkdir(parents=True)
+    with made_whole(out) as new:
         config = _write(new, recogniser, chunks, int8)
         _check_same(load_exported(new, threads=1), recogniser, chunks)
         if int8:
             _check_runs(load_exported(new, int8=True, threads=1), chunks)
-        old = out.with_name(f"{new.name}.old")
-        if out.exists():
-            os.rename(out, old)
-        os.rename(new, out)
-        shutil.rmtree(old, ignore_errors=True)
-    except OSError as error:
-        raise InputError(f"{out}: it cannot be written: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
     return config
 
 
@@ -116,15 +100,6 @@ def _check_packages():
         import onnxruntime  # noqa: F401
     except ImportError as error:
         raise InputError("an export needs packages: pip install onnx onnxruntime") from error
-
-
-def _check_out(out, force):
-    if not os.path.lexists(out):
-        return
-    if not force:
-        raise InputError(f"{out} is there already; --force replaces an exported model")
-    if not is_exported(out):
-        raise InputError(f"{out} is no exported model, and is not replaced; give another name")
 
 
 def _check_model(recogniser):
@@ -180,7 +155,7 @@ def _write(folder, recogniser, chunks, int8):
     with torch.no_grad():
         features = front_end(*audio)[0].shape[-1]
     config = {
-        "export_version": EXPORT_VERSION,
+        EXPORTED.version: EXPORTED.newest,
         "sample_rate": recogniser.sample_rate,
         "tokens": len(recogniser.tokenizer),
         "blank": BLANK,

@@ -4,7 +4,6 @@ A package may come from anywhere, and no code of it is run: it is read from JSON
 """
 
 import io
-import json
 import math
 import os
 
@@ -28,7 +27,7 @@ from summarymixing.errors import InputError
 from summarymixing.inference import long, tree
 from summarymixing.inference.alignment import align
 from summarymixing.inference.chunkwise import Chunkwise
-from summarymixing.inference.digests import check_files
+from summarymixing.inference.folders import CONFIG, PACKAGE
 from summarymixing.training.checkpoints import WholeCheckpointer, load_average, recoverable_model
 
 # Of a recipe: the rest (data, augmentation, optimizer, language models) is for training and tests.
@@ -38,9 +37,7 @@ _KEYS = (
 ).split()
 CHUNKS = "dynchunktrain_config_sampler"
 
-# The files of a package, and the version of what stands in the first.
-CONFIG, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer.model"
-FORMAT_VERSION = 1
+WEIGHTS, TOKENIZER = "model.safetensors", "tokenizer.model"  # of a package
 _STATISTICS = ("count", "glob_mean", "glob_std")  # of `normalize`, which has them in no state dict
 
 
@@ -325,18 +322,6 @@ def _built(folder, node, kind=object):
     return found
 
 
-_TYPES = {
-    "sample_rate": int,
-    "output_neurons": int,
-    "compute_features": dict,
-    "modules": dict,
-    "search": (dict, type(None)),
-    "test_search": dict,
-    "test_chunks": (dict, type(None)),
-    "files": dict,
-}
-
-
 def read_config(folder):
     """What a package says of itself, checked: `config.json`, and the files that it names.
 
@@ -355,35 +340,13 @@ def read_config(folder):
         If it cannot be read, is of a newer version, names classes that a package may not have, or
         a file is missing or damaged.
     """
-    path = os.path.join(folder, CONFIG)
-    try:
-        with open(path, encoding="utf-8") as file:
-            config = json.load(file)
-        version = config["format_version"]
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}; give a package") from error
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: it is no JSON, or damaged: {_line(error)}") from error
-    except (KeyError, TypeError) as error:
-        what = "no package of scripts/package.py (no format_version)"
-        if isinstance(config, dict) and "export_version" in config:
-            what = "an exported model, which transcribe.py and stream.py take; give a package"
-        raise InputError(f"{path}: {what}") from error
-    if not isinstance(version, int) or version > FORMAT_VERSION:
-        raise InputError(
-            f"{path}: it is of format {version}, and this version of summarymixing reads up to "
-            f"{FORMAT_VERSION}: install a newer one"
-        )
-    for key, kind in _TYPES.items():
-        if key not in config:
-            raise InputError(f"{path}: the key {key!r} is missing")
-        if not isinstance(config[key], kind):
-            raise InputError(f"{path}: {key} cannot be {str(config[key])[:80]!r}")
+    config = PACKAGE.read(folder)
+    for key in PACKAGE.types:
         try:
             tree.check(config[key])
         except InputError as error:
-            raise InputError(f"{path}: {error}") from error
-    check_files(folder, config["files"], "package")
+            raise InputError(f"{os.path.join(folder, CONFIG)}: {error}") from error
+    PACKAGE.check_files(folder, config)
     return config
 
 

@@ -32,13 +32,11 @@ from summarymixing.errors import InputError
 from summarymixing.files import sha256, write_whole
 from summarymixing.inference import tree
 from summarymixing.inference.card import mixers, write_card
+from summarymixing.inference.folders import CONFIG, PACKAGE, made_whole
 from summarymixing.inference.loading import (
     CHUNKS,
-    CONFIG,
-    FORMAT_VERSION,
     TOKENIZER,
     WEIGHTS,
-    is_package,
     load,
     weights,
 )
@@ -82,8 +80,7 @@ def package(run, out, example=None, force=False, name=None, language=None, licen
         If `run` is no finished training, `out` is there or cannot be written, or the model has
         parts that a package cannot have. Then nothing is written.
     """
-    run, out = Path(run), Path(os.path.abspath(out))
-    _check_out(out, force)
+    run, out = Path(run), PACKAGE.place(out, force)
     results = _results(run)
     recogniser = load(run)
     config = _config(run, recogniser, results)
@@ -92,35 +89,11 @@ def package(run, out, example=None, force=False, name=None, language=None, licen
     config["license"] = license or "unknown"
     sound = _example(run, results, recogniser.sample_rate, example)
 
-    new = out.with_name(f".{out.name}.{os.getpid()}")
-    try:
-        new.mkdir(parents=True)
+    with made_whole(out) as new:
         _write(new, config, recogniser, sound)
         text = _checked(new, recogniser)
         write_whole(new / "README.md", write_card(config, results, text))
-        _replace(new, out)
-    except OSError as error:
-        raise InputError(f"{out}: it cannot be written: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
     return text
-
-
-def _check_out(out, force):
-    if not os.path.lexists(out):
-        return
-    if not force:
-        raise InputError(f"{out} is there already; --force replaces a package")
-    if not is_package(out):
-        raise InputError(f"{out} is no package, and is not replaced; give another name")
-
-
-def _replace(new, out):
-    old = out.with_name(f"{new.name}.old")
-    if out.exists():
-        os.rename(out, old)
-    os.rename(new, out)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def _results(run):
@@ -170,7 +143,7 @@ def _config(run, recogniser, results):
     parts["training"]["chunks"] = sampler.get("arguments", {}) if sampler else None
     chunks = recogniser.test_chunks
     return {
-        "format_version": FORMAT_VERSION,
+        PACKAGE.version: PACKAGE.newest,
         "speechbrain_interface": "EncoderDecoderASR",
         "dataset": _corpus(run, recipe),
         **parts,

@@ -27,21 +27,20 @@ import numpy as np
 
 from summarymixing.dataio.resampling import reach, resample
 from summarymixing.errors import InputError
-from summarymixing.inference.digests import check_files
+from summarymixing.inference.folders import CONFIG, EXPORTED
 from summarymixing.inference.words import runs
 from summarymixing.runtime.pieces import Pieces
 
-CONFIG, TOKENS = "config.json", "tokens.txt"
+TOKENS = "tokens.txt"
 OFFLINE, FRONT_END, STREAMING = "offline", "front_end", "streaming"  # graphs: NAME.onnx
 QUANTISED = ".int8"  # offline.int8.onnx
-EXPORT_VERSION = 1
 
 
 def is_exported(folder):
     """Whether a folder is an exported model."""
     try:
         with open(os.path.join(folder, CONFIG), encoding="utf-8") as file:
-            return "export_version" in json.load(file)
+            return EXPORTED.version in json.load(file)
     except (OSError, ValueError, TypeError, RecursionError):
         return False
 
@@ -249,47 +248,13 @@ def _onnxruntime():
     return onnxruntime
 
 
-_TYPES = {
-    "sample_rate": int,
-    "tokens": int,
-    "blank": int,
-    "unknown": str,
-    "front_end": dict,
-    "streaming": (dict, type(None)),
-    "int8": bool,
-    "files": dict,
-}
-
-
 def _config(folder):
-    path = os.path.join(folder, CONFIG)
-    if not os.path.isdir(folder):
-        raise InputError(f"{folder}: no such folder; give one that scripts/export.py has made")
-    try:
-        with open(path, encoding="utf-8") as file:
-            config = json.load(file)
-        version = config["export_version"]
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}; give an exported model") from error
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: it is no JSON, or damaged") from error
-    except (KeyError, TypeError) as error:
-        raise InputError(
-            f"{path}: no exported model of scripts/export.py (no export_version)"
-        ) from error
-    if not isinstance(version, int) or version > EXPORT_VERSION:
-        raise InputError(
-            f"{path}: it is of format {version}, and this version of summarymixing reads up to "
-            f"{EXPORT_VERSION}: install a newer one"
-        )
-    for key, kind in _TYPES.items():
-        if not isinstance(config.get(key), kind) or key not in config:
-            raise InputError(f"{path}: {key} is missing, or cannot be what it is: it is damaged")
+    path, config = os.path.join(folder, CONFIG), EXPORTED.read(folder)
     numbers = [config["front_end"].get(key) for key in ("stride", "context", "features")]
     if not all(isinstance(number, int) for number in numbers):
         raise InputError(f"{path}: front_end is not complete: it is damaged")
     for name in (TOKENS, f"{OFFLINE}.onnx"):
         if name not in config["files"]:
             raise InputError(f"{path}: files has no {name}: it is damaged")
-    check_files(folder, config["files"], "model")
+    EXPORTED.check_files(folder, config)
     return config

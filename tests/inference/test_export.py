@@ -173,7 +173,16 @@ def test_bad_input(make_recogniser, tmp_path):
         export(recogniser, tmp_path / "precious", force=True)
     assert (tmp_path / "precious" / "file").read_text() == "text"
 
+    (tmp_path / "precious" / "config.json").write_text('{"export_version": 1, "files": {}}')
+    with pytest.raises(InputError, match="no exported model, and is not replaced"):
+        export(recogniser, tmp_path / "precious", force=True)
+    (tmp_path / "precious" / "config.json").unlink()
+
     export(recogniser, out, 40 * SIZE, 2)
+    (out / "notes").mkdir()
+    with pytest.raises(InputError, match="notes, not of the exported model, would be lost"):
+        export(recogniser, out, 40 * SIZE, 2, force=True)
+    (out / "notes").rmdir()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "precious"]
     with pytest.raises(InputError, match="exported for left_context=2, got None"):
         StreamingSession(load_exported(out), SIZE)
@@ -181,7 +190,7 @@ def test_bad_input(make_recogniser, tmp_path):
         StreamingSession(load_exported(out), 5, 2)
     with pytest.raises(InputError, match="no int8 graphs"):
         load_exported(out, int8=True)
-    with pytest.raises(InputError, match="an exported model, which"):
+    with pytest.raises(InputError, match="it is of scripts/export.py; wanted: package"):
         load(out)
 
     def broken(change):
@@ -210,7 +219,7 @@ def test_bad_input(make_recogniser, tmp_path):
     assert "it has 32 tokens" in broken(configured(tokens=31))
     assert "no JSON" in broken(lambda copy: (copy / "config.json").write_text("{"))
     assert "no export_version" in broken(lambda copy: (copy / "config.json").write_text("[]"))
-    with pytest.raises(InputError, match="no such folder"):
+    with pytest.raises(InputError, match="No such file or directory; wanted: exported model"):
         load_exported(tmp_path / "nowhere")
-    with pytest.raises(InputError, match="give an exported model"):
+    with pytest.raises(InputError, match="wanted: exported model of scripts/export.py"):
         load_exported(tmp_path / "precious")

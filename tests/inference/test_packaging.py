@@ -411,8 +411,8 @@ def _tear(path):
         (lambda out: (out / "tokenizer.model").unlink(), "tokenizer.model: No such file"),
         (lambda out: _tear(out / "config.json"), "config.json: it is no JSON"),
         (lambda out: (out / "config.json").write_text("[" * 100000), "it is no JSON"),
-        (lambda out: (out / "config.json").write_text("{}"), "no package"),
-        (lambda out: (out / "config.json").write_text("[]"), "no package"),
+        (lambda out: (out / "config.json").write_text("{}"), "wanted: package of"),
+        (lambda out: (out / "config.json").write_text("[]"), "no format_version"),
         (lambda out: _change_config(out, lambda c: c.update(format_version=99)), "newer one"),
         (lambda out: _change_config(out, lambda c: c.update(format_version="1")), "newer one"),
         (lambda out: _change_config(out, lambda c: c.pop("modules")), "'modules' is missing"),
@@ -522,7 +522,12 @@ def test_what_is_there_stays(make_run, copied, command):
     status, _, err = command(run, out, "--name=other", "--force")
     assert status == 0 and "other" in (out / "config.json").read_text()
     assert [path.name for path in out.parent.iterdir()] == [out.name]
-    # What is no package is not ours to remove.
+    # What is not the package's own is not ours to remove.
+    (out / "notes.txt").write_text("mine")
+    status, _, err = command(run, out, "--force")
+    assert status == 2 and "notes.txt, not of the package" in err and err.count("\n") == 1
+    assert (out / "notes.txt").read_text() == "mine"
+    (out / "notes.txt").unlink()
     (out / "config.json").unlink()
     status, _, err = command(run, out, "--force")
     assert status == 2 and "is no package" in err and (out / "README.md").exists()
