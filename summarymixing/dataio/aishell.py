@@ -87,7 +87,7 @@ def prepare(data_folder, manifest_folder, keep_spaces=False):
 
 
 def _corpus_folder(data_folder):
-    folder = manifests.existing_folder(data_folder)
+    folder = manifests.existing_folder(data_folder, corpus="AISHELL")
     if not (folder / "wav").is_dir() and (folder / "data_aishell").is_dir():
         folder = folder / "data_aishell"
     for name in ("transcript", "wav", *(f"wav/{split}" for split in _SPLITS.values())):

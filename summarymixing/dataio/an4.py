@@ -69,7 +69,7 @@ def prepare(data_folder, manifest_folder, valid_speakers=VALID_SPEAKERS):
     >>> manifests.read(paths["valid"])[0]["wrd"]
     'YES'
     """
-    folder = manifests.existing_folder(data_folder)
+    folder = manifests.existing_folder(data_folder, corpus="AN4")
     if not (folder / "etc").is_dir() and (folder / "an4").is_dir():
         folder = folder / "an4"
     for name in ("etc", "wav"):

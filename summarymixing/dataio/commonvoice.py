@@ -87,7 +87,9 @@ def prepare(data_folder, manifest_folder, language, accents=True, min_words=0):
     """
     if not isinstance(language, str) or not language:
         raise InputError(f'language must be a code such as "fr", got {language!r}')
-    folder = layouts.language_folder(data_folder, language, _TABLES.values(), ("cv-corpus-*",))
+    folder = layouts.language_folder(
+        data_folder, language, _TABLES.values(), ("cv-corpus-*",), "CommonVoice"
+    )
     parts = _read_tables(folder, language)
     if not (folder / "clips").is_dir():
         found = manifests.some(entry.name for entry in folder.iterdir())

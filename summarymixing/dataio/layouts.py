@@ -8,7 +8,7 @@ from summarymixing.errors import InputError
 logger = logging.getLogger(__name__)
 
 
-def language_folder(data_folder, language, tables, parents=()):
+def language_folder(data_folder, language, tables, parents=(), corpus=None):
     """Finds the folder that holds the tables of a language.
 
     That is the data folder itself if it holds any of them, whatever its language, or else the
@@ -23,6 +23,8 @@ def language_folder(data_folder, language, tables, parents=()):
         File names; a folder that has any of them will do.
     parents : tuple of str
         Names of folders in the data folder, as patterns; an earlier one goes before a later one.
+    corpus : str, optional
+        As scripts/download.py calls it.
 
     Returns
     -------
@@ -43,7 +45,7 @@ def language_folder(data_folder, language, tables, parents=()):
     >>> language_folder(root, "fr", ["train.tsv"], ("release-*",)).relative_to(root).as_posix()
     'release-1/fr'
     """
-    folder = manifests.existing_folder(data_folder)
+    folder = manifests.existing_folder(data_folder, corpus=corpus)
     if _has_any(folder, tables):
         return folder
     levels = [[folder], *(sorted(folder.glob(parent)) for parent in parents)]

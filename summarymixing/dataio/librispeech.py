@@ -85,7 +85,7 @@ def prepare(data_folder, manifest_folder, train_splits, valid_splits, test_split
 
 def _corpus_folder(data_folder, splits):
     """The folder that holds the splits."""
-    folder = manifests.existing_folder(data_folder)
+    folder = manifests.existing_folder(data_folder, corpus="LibriSpeech")
     inner = folder / "LibriSpeech"
     if inner.is_dir() and not (folder / splits[0]).is_dir():
         folder = inner

@@ -639,8 +639,8 @@ def stat_files(paths, description="listing"):
     return files
 
 
-def existing_folder(folder, what="data folder"):
-    """Returns a folder as an absolute Path, or says that it is none.
+def existing_folder(folder, what="data folder", corpus=None):
+    """Returns a folder as an absolute Path, or says that it is none, and how to get the corpus.
 
     Example
     -------
@@ -651,7 +651,8 @@ def existing_folder(folder, what="data folder"):
         raise InputError(f"the {what} must be a path, got {folder!r}")
     path = Path(os.path.abspath(folder))  # without "..", as list_files returns paths
     if not path.exists():
-        raise InputError(f"{path}: the {what} does not exist")
+        hint = f"; scripts/download.py {corpus} FOLDER fetches it, or says where it is"
+        raise InputError(f"{path}: the {what} does not exist{hint if corpus else ''}")
     if not path.is_dir():
         raise InputError(f"{path}: the {what} is not a folder")
     return path

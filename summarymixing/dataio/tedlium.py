@@ -100,7 +100,7 @@ def clean(text):
 
 
 def _corpus_folder(data_folder):
-    folder = manifests.existing_folder(data_folder)
+    folder = manifests.existing_folder(data_folder, corpus="TEDLIUM2")
     if not (folder / "train").is_dir() and (folder / "TEDLIUM_release2").is_dir():
         folder = folder / "TEDLIUM_release2"
     for split in _SPLITS.values():

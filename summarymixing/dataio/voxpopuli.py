@@ -64,7 +64,7 @@ def prepare(data_folder, manifest_folder, language="en"):
     """
     language = str(language)
     parents = ("transcribed_data", "data")
-    folder = layouts.language_folder(data_folder, language, _TABLES.values(), parents)
+    folder = layouts.language_folder(data_folder, language, _TABLES.values(), parents, "VoxPopuli")
     if folder.name in LANGUAGES and folder.name != language:
         raise InputError(f"{folder}: this folder is of {folder.name}, not of {language}")
     parts = _read_tables(folder)

@@ -2,6 +2,7 @@
 
 import gzip
 import hashlib
+import importlib
 import io
 import os
 import re
@@ -533,3 +534,22 @@ def test_nothing_else_downloads():
         "summarymixing/dataio/downloads.py": {"http.client", "urllib.request"},
         "scripts/download.py": {"downloads"},
     }
+
+
+@pytest.mark.parametrize(
+    "module, arguments",
+    (
+        ("librispeech", (["train-clean-100"], ["dev-clean"], ["test-clean"])),
+        ("an4", ()),
+        ("aishell", ()),
+        ("tedlium", ()),
+        ("voxpopuli", ()),
+        ("commonvoice", ("fr",)),
+    ),
+)
+def test_where_a_corpus_is_missing_its_download_is_named(tmp_path, module, arguments):
+    prepare = importlib.import_module(f"summarymixing.dataio.{module}").prepare
+    with pytest.raises(InputError) as error:
+        prepare(tmp_path / "nowhere", tmp_path / "manifests", *arguments)
+    named = re.search(r"scripts/download\.py (\w+) FOLDER", str(error.value))
+    assert named[1] in downloads.CORPORA and named[1].lower().startswith(module)
