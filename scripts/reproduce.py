@@ -13,6 +13,7 @@ after each training.
 """
 
 import argparse
+import itertools
 import shlex
 import signal
 import subprocess
@@ -171,6 +172,8 @@ def _why(status, log, start):
     with open(log, "rb") as file:
         file.seek(start)
         lines = file.read().decode(errors="replace").splitlines()
+    # What torchrun says of a process that failed comes after what the process said.
+    lines = itertools.takewhile(lambda line: "torch/distributed/elastic/" not in line, lines)
     lines = [line.strip() for line in lines if line.strip()]
     errors = [line for line in lines if line.startswith("error: ")]
     how = f"exit status {status}" if status > 0 else f"ended by {signal.Signals(-status).name}"

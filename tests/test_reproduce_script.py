@@ -26,6 +26,8 @@ with open(folder / "seen.txt", "a") as file:
     print(*sys.argv[1:], os.environ.get("WORLD_SIZE", 1), file=file)
 if options["width"] == "3" and not os.path.exists(options["data_folder"] + "/mended"):
     sys.exit("error: width: 3 is too narrow")
+if options["width"] == "8":
+    raise ValueError("eight is enough")
 if options["width"] == "6":
     os.kill(os.getpid(), 9)
 if options["width"] == "4":
@@ -157,6 +159,13 @@ def test_several_processes(reproduce, tmp_path):
     assert status == 0, err
     lines = seen(tmp_path / "out" / "A" / "7")
     assert len(lines) == 2 and all("--seed=7 " in line and line.endswith(" 2") for line in lines)
+
+
+def test_what_a_process_said_before_torchrun(reproduce, tmp_path):
+    table = {"rows": [{"name": "A", "options": {"width": 8}}], "decode": {}}
+    status, _, err = reproduce(f"--data_folder={tmp_path}", "--gpus=2", "--seeds=7", **table)
+    assert status == 1
+    assert "A, seed 7: ValueError: eight is enough (" in err.splitlines()[-1]
 
 
 def test_results_that_do_not_come(reproduce, tmp_path):

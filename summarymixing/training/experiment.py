@@ -10,7 +10,12 @@ from functools import partial
 
 import speechbrain as sb
 import torch
-from speechbrain.utils.distributed import ddp_barrier, ddp_init_group, if_main_process, run_on_main
+from speechbrain.utils.distributed import (
+    ddp_barrier,
+    ddp_init_group,
+    if_main_process,
+    run_on_main,
+)
 
 from summarymixing.dataio import tokenizer as tokenizers
 from summarymixing.dataio.manifests import read
@@ -140,7 +145,7 @@ def begin(argv, optional, check):
     """
     hparams_file, run_opts, overrides = config.arguments(argv)
     if not torch.distributed.is_initialized():
-        ddp_init_group(run_opts)
+        _join_processes(run_opts)
     hparams = config.load(hparams_file, overrides, optional)
     check(hparams_file, hparams)
     folder = hparams["output_folder"]
@@ -160,6 +165,21 @@ def begin(argv, optional, check):
     if hparams.get("threads"):
         torch.set_num_threads(hparams["threads"])
     return hparams, run_opts
+
+
+def _join_processes(run_opts):
+    """As SpeechBrain does, saying what is wrong in one line."""
+    try:
+        ddp_init_group(run_opts)
+    except ValueError as error:
+        reason = " ".join(str(error).split())
+        if "Not enough GPUs" in reason:
+            reason = (
+                f"{os.environ.get('LOCAL_WORLD_SIZE', 'some')} processes, and this machine has "
+                f"{torch.cuda.device_count()} GPUs for one each; on CPUs, add --device=cpu "
+                "--distributed_backend=gloo"
+            )
+        raise InputError(reason) from error
 
 
 def share_of_process():

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from summarymixing.errors import InputError
+from summarymixing.training.experiment import begin
 from summarymixing.training.preemption import EXIT_STATUS
 
 SCRIPT = str(Path(__file__).with_name("two_processes.py"))
@@ -164,3 +166,11 @@ def test_sigterm_to_all_processes_of_a_run_with_data_workers(start, corpus, tiny
     assert process.returncode == EXIT_STATUS, errors
     assert (folder / "preempted").exists()
     assert list((folder / "save").glob("CKPT*"))
+
+
+def test_more_processes_than_gpus(tiny_command, corpus, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    for name, value in {"RANK": 1, "LOCAL_RANK": 1, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2}.items():
+        monkeypatch.setenv(name, str(value))
+    with pytest.raises(InputError, match="^2 processes, .* 1 GPUs .*--distributed_backend=gloo"):
+        begin(tiny_command(corpus, tmp_path / "run"), [], None)
