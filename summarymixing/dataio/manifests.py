@@ -105,8 +105,8 @@ def write(path, utterances, on_bad="drop", description="manifest"):
     Raises
     ------
     InputError
-        On a duplicate id, on an unusable utterance if ``on_bad="raise"``, and if no utterance
-        is usable.
+        On a duplicate id, on an unusable utterance if ``on_bad="raise"``, if no utterance is
+        usable, and if more than half are not, and more than the log names.
 
     Example
     -------
@@ -169,6 +169,12 @@ def write(path, utterances, on_bad="drop", description="manifest"):
     dropped.unlink(missing_ok=True)
     if bad:
         write_csv(dropped, ("ID", "wav", "reason"), bad)
+        if len(bad) > max(len(rows), _NAMED_IN_LOG):
+            raise InputError(
+                f"{description}: {len(bad)} of {len(utterances)} utterances cannot be used, more"
+                f" than half: is the corpus whole? The first: {bad[0][2]} (utterance {bad[0][0]});"
+                f" all are in {dropped}"
+            )
         for id_, wav, reason in bad[:_NAMED_IN_LOG]:
             logger.warning("%s: left out %s (%s): %s", description, id_, wav, reason)
         more = len(bad) - _NAMED_IN_LOG

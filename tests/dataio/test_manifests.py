@@ -146,12 +146,22 @@ def test_drop_names_what_it_drops(tmp_path, utterances, caplog):
 
 
 def test_long_drop_lists_are_cut_in_the_log(tmp_path, utterances, caplog):
-    missing = str(tmp_path / "missing.wav")
+    missing, good = str(tmp_path / "missing.wav"), utterances[0].wav
     utterances += [Utterance(f"x{i:02}", missing, "s", "A") for i in range(25)]
+    utterances += [Utterance(f"y{i:02}", good, "s", "A") for i in range(25)]
     with caplog.at_level(logging.WARNING):
         manifests.write(tmp_path / "train.csv", utterances)
     assert len(caplog.messages) == 21
     assert "5 more" in caplog.messages[-1] and "train.dropped.csv" in caplog.messages[-1]
+    assert len((tmp_path / "train.dropped.csv").read_text().splitlines()) == 26
+
+
+def test_a_corpus_of_which_most_is_missing_is_refused(tmp_path, utterances):
+    missing = str(tmp_path / "missing.wav")
+    utterances += [Utterance(f"x{i:02}", missing, "s", "A") for i in range(25)]
+    with pytest.raises(InputError, match="of .* cannot be used, more than half: .* whole") as error:
+        manifests.write(tmp_path / "train.csv", utterances)
+    assert "\n" not in str(error.value) and not (tmp_path / "train.csv").exists()
     assert len((tmp_path / "train.dropped.csv").read_text().splitlines()) == 26
 
 
