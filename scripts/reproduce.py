@@ -106,7 +106,7 @@ def train(runs, out, jobs, gpus, lock, finished):
     def begin(run, arguments):
         log = out / "logs" / f"{run.folder.parent.name}_{run.seed}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
-        line = command(arguments, gpus)
+        line = command([*arguments, "--noprogressbar"], gpus)  # bars are for terminals
         with open(log, "a", encoding="utf-8") as file:
             print(shlex.join(line), file=file, flush=True)
             start = file.tell()
