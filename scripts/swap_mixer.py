@@ -11,7 +11,6 @@ in another way with SummaryMixing, and that is new, too.
 
 import argparse
 import os
-import shutil
 from collections import Counter
 
 from summarymixing import adapt
@@ -29,19 +28,13 @@ def main(argv=None):
         parser.add_argument(f"--{name}", type=int, nargs="+", help="hidden widths of the cell")
     for name in ("local_proj_out_dim", "summary_out_dim"):
         parser.add_argument(f"--{name}", type=int, help="of the cell; its default is d_model")
-    parser.add_argument("--force", action="store_true", help="overwrite OUT")
+    parser.add_argument("--force", action="store_true", help="replace what this made of OUT before")
     arguments = vars(parser.parse_args(argv))
     model, out, force = (arguments.pop(name) for name in ("model", "out", "force"))
     with said_in_one_line():
-        if os.path.exists(out):
-            if not force:
-                raise InputError(f"{out}: it is there already; --force overwrites it")
-            if os.path.realpath(out) == os.path.realpath(model):
-                raise InputError(f"{out}: that is the model itself; give another folder")
-        pretrained = adapt.read(model)
-        if force and os.path.isdir(out):
-            shutil.rmtree(out)
-        new = adapt.swap_mixer(pretrained, out, **arguments)
+        if os.path.realpath(out) == os.path.realpath(model):
+            raise InputError(f"{out}: that is the model itself; give another folder")
+        new = adapt.swap_mixer(adapt.read(model), out, force, **arguments)
     counts = Counter(name.split(".layers.")[0] for name in new)
     for part, count in counts.items():
         print(f"{part}: {count} new parameters")

@@ -28,7 +28,7 @@ from summarymixing.dataio import manifests
 from summarymixing.dataio import tokenizer as tokenizers
 from summarymixing.errors import InputError, said_in_one_line
 from summarymixing.files import write_whole
-from summarymixing.inference import loading, tree
+from summarymixing.inference import folders, loading, tree
 from summarymixing.ops.padding import absolute_lengths
 from summarymixing.scoring import metrics
 from summarymixing.training import config, data, experiment, finetune, results
@@ -252,7 +252,7 @@ def _copy_statistics(source, target):
     target._load_statistics_dict(source._statistics_dict())
 
 
-def swap_mixer(pretrained, folder, **arguments):
+def swap_mixer(pretrained, folder, force=False, **arguments):
     """Writes a model with another mixer in the place of its own: fresh, all other weights kept.
 
     Arguments
@@ -261,6 +261,8 @@ def swap_mixer(pretrained, folder, **arguments):
     folder : str or os.PathLike
         Is made: like the output folder of a training, as much of it as is needed to load the model
         or to train it on.
+    force : bool
+        Whether one that this has made may be replaced.
     **arguments
         Of `TransformerASR`: `attention_type`, and `mode`, `encoder_nhead` and widths of the cell.
 
@@ -272,8 +274,9 @@ def swap_mixer(pretrained, folder, **arguments):
     Raises
     ------
     InputError
-        If an argument is refused.
+        If an argument is refused, or the folder is there or cannot be written; then nothing is.
     """
+    folder = folders.place(folder, "model with other mixers", _own, force)
     recogniser = pretrained.recogniser
     modules = pretrained.modules
     old = modules["Transformer"]
@@ -292,23 +295,25 @@ def swap_mixer(pretrained, folder, **arguments):
     }
     if pretrained.chunks is not None:
         content[_CHUNKS] = pretrained.chunks
-    folder = Path(folder)
-    with tempfile.TemporaryDirectory(dir=_made(folder.absolute().parent)) as partial:
-        partial = Path(partial) / folder.name
-        (partial / "save").mkdir(parents=True)
-        path = partial / "hyperparams.yaml"
+    with folders.made_whole(folder) as partial:
+        (partial / _SAVE).mkdir()
+        path = partial / _HYPERPARAMS
         write_whole(path, tree.to_yaml(content))
         built = config.load(str(path))["model"]["modules"]
         new = _copy_all_but_mixers(recogniser.modules, built)
-        finetune.save_initial(partial / "save", built)
-        write_whole(partial / "tokenizer.model", recogniser.tokenizer.serialized_model_proto())
-        partial.rename(folder)
+        finetune.save_initial(partial / _SAVE, built)
+        write_whole(partial / _TOKENIZER, recogniser.tokenizer.serialized_model_proto())
     return new
 
 
-def _made(folder):
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+_HYPERPARAMS, _SAVE, _TOKENIZER = "hyperparams.yaml", "save", "tokenizer.model"
+
+
+def _own(folder):
+    """What `swap_mixer` made there. A training's folder has more."""
+    if not (folder / _HYPERPARAMS).is_file() or not (folder / _SAVE).is_dir():
+        return None
+    return {_HYPERPARAMS, _SAVE, _TOKENIZER}
 
 
 @torch.no_grad()

@@ -292,10 +292,20 @@ def test_what_cannot_be_swapped(attentive, load_script, tmp_path, capsys):
     assert "nhead must divide" in refused(folder, out, "--encoder_nhead=3")
     assert "no such folder" in refused(tmp_path / "gone", out)
     out.mkdir()
-    assert "--force overwrites" in refused(folder, out)
+    (out / "notes.txt").write_text("mine")
+    assert "--force replaces" in refused(folder, out)
+    assert "no model with other mixers" in refused(folder, out, "--force")
+    (out / "notes.txt").unlink()
     assert "that is the model itself" in refused(folder, folder, "--force")
-    main([str(folder), str(out), "--force"])
+    main([str(folder), str(out)])
     assert adapt.read(out).kind == "ctc_attention"
+    # What is there stays until there is another, and so does what is not of it.
+    assert "nhead must divide" in refused(folder, out, "--force", "--encoder_nhead=3")
+    (out / "notes.txt").write_text("mine")
+    assert "notes.txt, not of the model" in refused(folder, out, "--force")
+    (out / "notes.txt").unlink()
+    main([str(folder), str(out), "--force", "--mode=SummaryMixing-lite"])
+    assert "SummaryMixing-lite" in (out / "hyperparams.yaml").read_text()
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 

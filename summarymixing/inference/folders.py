@@ -105,42 +105,60 @@ of scripts/toy.py
                 )
 
     def place(self, out, force=False):
-        """Where one is to be made, if nothing is lost by that.
+        """As `place`, for a folder of this kind."""
+        return place(out, self.name, self._own, force)
 
-        Arguments
-        ---------
-        out : str or os.PathLike
-        force : bool
-            Whether one that is there may be replaced.
-
-        Returns
-        -------
-        pathlib.Path
-            What `out` leads to, if it is a link.
-
-        Raises
-        ------
-        InputError
-            If something is there: without `force`, of another kind, or with files of others.
-        """
-        out = Path(os.path.realpath(out))
-        if not os.path.lexists(out):
-            return out
-        if not force:
-            raise InputError(f"{out} is there already; --force replaces the {self.name} there")
+    def _own(self, folder):
         try:
-            config = self.read(out)
-        except InputError as error:
-            raise InputError(
-                f"{out} is no {self.name}, and is not replaced; give another name"
-            ) from error
-        if others := sorted({*os.listdir(out)} - {CONFIG, *self.beside, *config["files"]}):
-            more = f" and {len(others) - 3} more" if len(others) > 3 else ""
-            raise InputError(
-                f"{out} is not replaced: {', '.join(others[:3])}{more}, not of the {self.name}, "
-                "would be lost; move what you need, or give another name"
-            )
+            return {CONFIG, *self.beside, *self.read(folder)["files"]}
+        except InputError:
+            return None
+
+
+def place(out, name, own, force=False):
+    """Where a folder is to be made, if nothing is lost by that.
+
+    Arguments
+    ---------
+    out : str or os.PathLike
+    name : str
+        What it will be, for messages.
+    own : callable
+        Given a folder, the names in it that are its own, or None if it is something else.
+    force : bool
+        Whether one that is there may be replaced.
+
+    Returns
+    -------
+    pathlib.Path
+        What `out` leads to, if it is a link.
+
+    Raises
+    ------
+    InputError
+        If something is there: without `force`, something else, or with files of others.
+
+    Example
+    -------
+    >>> place("/", "package", lambda folder: None, force=True)
+    Traceback (most recent call last):
+    summarymixing.errors.InputError: / is no package, and is not replaced; give another name
+    """
+    out = Path(os.path.realpath(out))
+    if not os.path.lexists(out) or out.is_dir() and not os.listdir(out):
         return out
+    if not force:
+        raise InputError(f"{out} is there already; --force replaces the {name} there")
+    names = own(out)
+    if names is None:
+        raise InputError(f"{out} is no {name}, and is not replaced; give another name")
+    if others := sorted({*os.listdir(out)} - names):
+        more = f" and {len(others) - 3} more" if len(others) > 3 else ""
+        raise InputError(
+            f"{out} is not replaced: {', '.join(others[:3])}{more}, not of the {name}, would be "
+            "lost; move what you need, or give another name"
+        )
+    return out
 
 
 PACKAGE = Kind(
@@ -191,7 +209,7 @@ def made_whole(out):
     Arguments
     ---------
     out : pathlib.Path
-        From `Kind.place`.
+        From `place`.
 
     Raises
     ------
