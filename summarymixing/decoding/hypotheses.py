@@ -17,7 +17,7 @@ class Hypothesis(NamedTuple):
         What a list of hypotheses is sorted by, the highest first.
     parts : dict of str to float
         Natural log probabilities of the whole hypothesis by source, not weighted: "attention",
-        "ctc", "lm", "ngram", those that the search used.
+        "ctc", "lm", "ngram", "transducer", those that the search used.
     complete : bool
         False: the limit on the length came before the end of the sentence.
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import torch
 
-from summarymixing.decoding.hypotheses import BLANK
+from summarymixing.decoding.hypotheses import BLANK, Hypothesis, NBestSearch
 from summarymixing.decoding.searches import device_of
 from summarymixing.errors import InputError, check_integer
 
@@ -107,7 +107,7 @@ class TransducerGreedySearch:
         return tokens, frames, state
 
 
-class TransducerBeamSearch:
+class TransducerBeamSearch(NBestSearch):
     """The hypotheses with the highest total probability over their alignments, one beam a frame.
 
     In every frame each hypothesis may grow by 0 to `max_symbols_per_frame` tokens. Hypotheses with
@@ -132,8 +132,8 @@ class TransducerBeamSearch:
     >>> encoded, lengths = torch.rand(2, 6, 16), torch.tensor([6, 3])
     >>> search = TransducerBeamSearch(beam_size=4, max_symbols_per_frame=2)
     >>> best = search(modules, encoded, lengths)
-    >>> tokens, log_probability = search.nbest(modules, encoded, lengths)[0][0]
-    >>> tokens == best[0], log_probability < 0
+    >>> found = search.nbest(modules, encoded, lengths)[0][0]
+    >>> found.tokens == best[0], found.score < 0
     (True, True)
     """
 
@@ -150,7 +150,7 @@ class TransducerBeamSearch:
         """encoded (batch, time, d_model), lengths (batch,) in frames → list of lists of int."""
         if self.beam_size == 1:
             return TransducerGreedySearch(self.max_symbols_per_frame)(modules, encoded, lengths)
-        return [hypotheses[0][0] for hypotheses in self.nbest(modules, encoded, lengths)]
+        return super().__call__(modules, encoded, lengths)
 
     @torch.no_grad()
     def nbest(self, modules, encoded, lengths):
@@ -167,8 +167,8 @@ class TransducerBeamSearch:
 
         Returns
         -------
-        list of list of (list of int, float)
-            For each utterance tokens and natural log probabilities, the best first.
+        list of list of Hypothesis
+            The best first; the score is the one part, "transducer".
         """
         return [
             self._search(modules["predictor"], modules["joiner"], frames[:length])
@@ -180,7 +180,10 @@ class TransducerBeamSearch:
         beam = _Beam([()], [0.0], _feed(predictor, start | predictor.initial_state(1)))
         for frame in frames:
             beam = self._frame(predictor, joiner, frame.unsqueeze(0), beam)
-        return [(list(tokens), score) for tokens, score in zip(beam.tokens, beam.scores)]
+        return [
+            Hypothesis(list(tokens), score, {"transducer": score})
+            for tokens, score in zip(beam.tokens, beam.scores)
+        ]
 
     def _frame(self, predictor, joiner, frame, beam):
         """The beam after a frame, from the beam before it."""

@@ -163,9 +163,10 @@ def test_beam_that_holds_everything_is_exact(seed, time, max_symbols):
     search = TransducerBeamSearch(len(expected), max_symbols, margin=math.inf)
     ((*found,),) = search.nbest(modules, frames.unsqueeze(0), torch.tensor([time]))
     assert len(found) == len(expected)
-    scores = [score for _, score in found]
+    scores = [one.score for one in found]
     assert scores == sorted(scores, reverse=True)
-    for tokens, score in found:
+    for tokens, score, parts, complete in found:
+        assert parts == {"transducer": score} and complete
         assert score == pytest.approx(expected[tuple(tokens)], abs=1e-5)
     best = search(modules, frames.unsqueeze(0), torch.tensor([time]))
     assert best == [list(max(expected, key=expected.get))]
@@ -263,8 +264,8 @@ def test_margin_gives_up_what_is_far_below_the_best(batch):
         for margin in (math.inf, 2.0)
     )
     for all_found, found in zip(every, near):
-        assert found[0][0] == all_found[0][0]
-        assert found[-1][1] >= found[0][1] - 2
+        assert found[0].tokens == all_found[0].tokens
+        assert found[-1].score >= found[0].score - 2
     assert sum(map(len, near)) < sum(map(len, every))
 
 
