@@ -17,7 +17,6 @@ frames, then utterances; distances are total variation, 0 for equal and 1 for no
 
 import argparse
 import itertools
-import json
 import math
 import sys
 from io import BytesIO
@@ -38,8 +37,7 @@ from summarymixing.inference.attention import (
     from_uniform,
     from_window,
 )
-from summarymixing.machine import describe
-from summarymixing.training.results import command
+from summarymixing.machine import write_figures
 
 SIDES = (0, 1, 2, 3, 4, 6, 8, 10, 13)  # frames to the left and right that a window may have
 WINDOWS = list(itertools.product(SIDES, SIDES))
@@ -228,12 +226,10 @@ def main(argv=None):
         )
         if arguments.json:
             content = {
-                "command": command(),
-                **describe(arguments.device),
                 "heads": heads,
                 "utterances": [{key: u[key] for key in ("ID", "frames")} for u in utterances],
             }
-            write_whole(arguments.json, json.dumps(content, indent=1) + "\n")
+            write_figures(arguments.json, content, recogniser.device)
         if arguments.plot:
             waveform = manifests.read_audio(rows[len(rows) // 2], recogniser.sample_rate)
             draw(heads, utterances, attention_maps(recogniser, waveform), arguments.plot)

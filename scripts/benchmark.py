@@ -112,7 +112,7 @@ def cases(arguments, device):
 
 
 def check(arguments):
-    """`InputError` for what cannot be."""
+    """The device, and `InputError` for what cannot be."""
     for name in (
         "threads",
         "repeats",
@@ -134,11 +134,7 @@ def check(arguments):
         raise InputError(f"--dropout must be in [0, 1), got {arguments.dropout}")
     if arguments.d_model % 16:
         raise InputError(f"--d_model must be a multiple of 16, got {arguments.d_model}")
-    try:
-        torch.zeros(1, device=arguments.device)
-    except (RuntimeError, AssertionError) as error:  # the latter of a torch without CUDA
-        reason = str(error).splitlines()[0]
-        raise InputError(f"--device {arguments.device} is of no use here: {reason}") from error
+    return machine.check_device(arguments.device)
 
 
 def read(path):
@@ -258,8 +254,7 @@ def main(argv=None):
     arguments = parser.parse_args(argv)
     arguments.argv = sys.argv[1:] if argv is None else argv
     with said_in_one_line():
-        check(arguments)
-        device = torch.device(arguments.device).type
+        device = check(arguments).type
         if device == "cpu":
             arguments.batch = arguments.batch or 2
             limit_memory()

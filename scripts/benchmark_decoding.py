@@ -9,7 +9,6 @@ the trained model of a run's folder, its own ends of sentences and the recording
 """
 
 import argparse
-import json
 import statistics
 import sys
 import time
@@ -29,10 +28,9 @@ from tqdm import tqdm
 from summarymixing.dataio import manifests
 from summarymixing.decoding import BeamSearcher
 from summarymixing.errors import InputError, said_in_one_line
-from summarymixing.files import write_whole
 from summarymixing.inference import load
 from summarymixing.inference.evaluation import encoded_batches
-from summarymixing.machine import describe
+from summarymixing.machine import check_device, write_figures
 from summarymixing.models.transformer_asr import TransformerASR
 
 SIZES = {
@@ -186,15 +184,9 @@ def check(arguments):
             raise InputError(f"--{name} must be at least 1, got {value}")
     if any(length < 1 for length in arguments.lengths):
         raise InputError(f"--lengths must be at least 1, got {arguments.lengths}")
-    try:
-        device = torch.device(arguments.device)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:  # the latter of a torch without CUDA
-        reason = str(error).splitlines()[0]
-        raise InputError(f"--device {arguments.device} is of no use here: {reason}") from error
     if arguments.run and not arguments.manifest:
         raise InputError("--run needs --manifest, a manifest of recordings")
-    return device
+    return check_device(arguments.device)
 
 
 def main():
@@ -219,11 +211,7 @@ def measure(arguments):
     """All that is asked for: printed, and written to a file."""
     device = check(arguments)
     torch.set_num_threads(arguments.threads)
-    facts = {
-        "command": " ".join(sys.argv),
-        **describe(device),
-        "sizes": {},
-    }
+    figures = {}
     tasks = {}
     if arguments.run:
         beam, batch = arguments.beam or 10, arguments.batch or 8
@@ -237,7 +225,7 @@ def measure(arguments):
         tasks[name] = size, random_task(size, device)
     for name, (size, task) in tasks.items():
         print(f"{name}: beam {size['beam']}, batch {size['batch']}, steps {size['steps']}")
-        rows = facts["sizes"][name] = dict(size)
+        rows = figures[name] = dict(size)
 
         def ours(steps, task=task, size=size):
             """All at once, and one by one."""
@@ -266,7 +254,7 @@ def measure(arguments):
                 a_token = rows["seconds_a_token"][steps] = statistics.median(seconds) / steps
                 print(f"  {steps} tokens: {1000 * a_token:.2f} ms a token")
     if arguments.json:
-        write_whole(arguments.json, json.dumps(facts, indent=1) + "\n")
+        write_figures(arguments.json, {"sizes": figures}, device)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ forward gives.
 """
 
 import argparse
-import json
 import math
 import sys
 
@@ -18,11 +17,11 @@ from speechbrain.utils.dynamic_chunk_training import DynChunkTrainConfig
 from tqdm import tqdm
 
 from summarymixing.dataio import manifests
-from summarymixing.errors import number_or, said_in_one_line
-from summarymixing.files import write_whole
+from summarymixing.errors import check_integer, number_or, said_in_one_line
 from summarymixing.inference import load
 from summarymixing.inference.evaluation import front_end_batches
 from summarymixing.inference.streaming import chunk_frames
+from summarymixing.machine import write_figures
 from summarymixing.scoring import metrics
 
 
@@ -58,12 +57,17 @@ def main(argv=None):
     parser.add_argument("--batch_size", type=int, default=10)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--json", help="file for the figures")
-    arguments = parser.parse_args(argv)
-    lefts = [None if n == "unlimited" else n for n in arguments.left_chunks]
     with said_in_one_line():
-        recogniser = load(arguments.run_folder, arguments.device)
-        rows = manifests.read(arguments.manifest)
-        sizes = [chunk_frames(recogniser, ms) for ms in arguments.chunk_ms]
+        evaluate(parser.parse_args(argv))
+
+
+def evaluate(arguments):
+    """The table: printed, and written to a file."""
+    check_integer("--batch_size", arguments.batch_size)
+    lefts = [None if n == "unlimited" else n for n in arguments.left_chunks]
+    recogniser = load(arguments.run_folder, arguments.device)
+    rows = manifests.read(arguments.manifest)
+    sizes = [chunk_frames(recogniser, ms) for ms in arguments.chunk_ms]
     chunks = [DynChunkTrainConfig(size, left) for left in lefts for size in sizes]
     references = {row["ID"]: row["wrd"] for row in rows}
     offline, *found = [
@@ -81,8 +85,8 @@ def main(argv=None):
             {"chunk_size": c.chunk_size, "left_context": c.left_context_size, "wer": wer}
             for c, wer in zip(chunks, found)
         ]
-        content = {"command": " ".join(sys.argv), "offline": offline, "chunks": table}
-        write_whole(arguments.json, json.dumps(content, indent=1) + "\n")
+        content = {"offline": offline, "chunks": table}
+        write_figures(arguments.json, content, recogniser.device)
 
 
 if __name__ == "__main__":

@@ -12,8 +12,6 @@ search the same encoder output, batch by batch in turn, after a batch whose time
 """
 
 import argparse
-import json
-import sys
 import time
 
 from tqdm import tqdm
@@ -21,10 +19,9 @@ from tqdm import tqdm
 from summarymixing.dataio import manifests
 from summarymixing.decoding.methods import parse_search
 from summarymixing.errors import InputError, said_in_one_line
-from summarymixing.files import write_whole
 from summarymixing.inference import load
 from summarymixing.inference.evaluation import encoded_batches
-from summarymixing.machine import describe
+from summarymixing.machine import write_figures
 from summarymixing.scoring import metrics
 
 DEFAULT = {
@@ -94,15 +91,13 @@ def run(options):
         )
     if options.json:
         content = {
-            "command": " ".join(sys.argv),
-            **describe(recogniser.device),
             "utterances": len(rows),
             "audio_seconds": audio,
             "batch_size": options.batch_size,
             "encoding_seconds": encoding,
             "searches": table,
         }
-        write_whole(options.json, json.dumps(content, indent=1) + "\n")
+        write_figures(options.json, content, recogniser.device)
 
 
 def main(argv=None):

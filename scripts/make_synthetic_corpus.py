@@ -2,10 +2,9 @@
 """Synthesises a small English corpus in LibriSpeech's layout (needs espeakng-loader)."""
 
 import argparse
-import sys
 
 from summarymixing.dataio import synthetic
-from summarymixing.errors import InputError
+from summarymixing.errors import said_in_one_line
 
 
 def main():
@@ -14,14 +13,12 @@ def main():
     )
     parser.add_argument("folder", metavar="FOLDER", help="where the corpus goes")
     parser.add_argument("--seed", type=int, default=1234)
-    parser.add_argument("--train-minutes", type=float, default=40.0)
-    parser.add_argument("--valid-minutes", type=float, default=3.0)
-    parser.add_argument("--test-minutes", type=float, default=5.0)
+    parser.add_argument("--train_minutes", type=float, default=40.0)
+    parser.add_argument("--valid_minutes", type=float, default=3.0)
+    parser.add_argument("--test_minutes", type=float, default=5.0)
     parser.add_argument("--workers", type=int, help="speakers at a time (default: one per CPU)")
-    try:
+    with said_in_one_line():
         corpus = synthetic.make_corpus(**vars(parser.parse_args()))
-    except InputError as error:
-        sys.exit(f"error: {error}")
     for split, content in corpus["splits"].items():
         print(
             f"{split}: {content['utterances']} utterances, {content['minutes']} minutes,"

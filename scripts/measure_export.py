@@ -10,7 +10,6 @@ recipe's model has random weights and hears noise.
 """
 
 import argparse
-import json
 import random
 import statistics
 import sys
@@ -24,9 +23,8 @@ from tqdm import tqdm
 from summarymixing.dataio import manifests
 from summarymixing.errors import InputError, said_in_one_line
 from summarymixing.export import export
-from summarymixing.files import write_whole
 from summarymixing.inference import load
-from summarymixing.machine import describe
+from summarymixing.machine import write_figures
 from summarymixing.runtime import load_exported
 
 
@@ -122,13 +120,12 @@ def main(argv=None):
             )
         if options.json:
             content = {
-                **describe(packages=("onnxruntime",)),
                 "model": Path(options.recipe or options.model).name,
                 "recordings": len(audio),
                 "audio_seconds": seconds,
                 "sides": rows,
             }
-            write_whole(options.json, json.dumps(content, indent=1) + "\n")
+            write_figures(options.json, content, packages=("onnxruntime",))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ is the peak of live tensors, counted at every operation.
 """
 
 import argparse
-import json
 import statistics
 import sys
 import time
@@ -18,8 +17,8 @@ from speechbrain.utils.dynamic_chunk_training import DynChunkTrainConfig
 from torch.distributed._tools.mem_tracker import MemTracker
 from tqdm import tqdm
 
-from summarymixing.files import write_whole
-from summarymixing.machine import describe
+from summarymixing.errors import InputError, check_integer, said_in_one_line
+from summarymixing.machine import check_device, write_figures
 from summarymixing.models.transformer_asr import TransformerASR
 from summarymixing.nnet.cell import MODES
 from summarymixing.nnet.summaries import DecayedMean, UtteranceMean, WindowMean
@@ -59,6 +58,17 @@ def build(encoder, cell, d_model):
     )
 
 
+def check(arguments):
+    """`InputError` for what cannot be."""
+    for name in ("d_model", "repeats", "threads"):
+        check_integer(f"--{name}", getattr(arguments, name))
+    for frames in arguments.frames:
+        check_integer("--frames", frames)
+    if len(set(arguments.frames)) < 2:
+        raise InputError(f"--frames must be two lengths or more, got {arguments.frames}")
+    check_device(arguments.device)
+
+
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--frames", type=int, nargs="+", default=[1000, 4000, 16000, 64000])
@@ -67,7 +77,13 @@ def main(argv=None):
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", help="file for the figures")
-    arguments = parser.parse_args(argv)
+    with said_in_one_line():
+        measure(parser.parse_args(argv))
+
+
+def measure(arguments):
+    """All cases: printed, and written to a file."""
+    check(arguments)
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
 
@@ -126,13 +142,8 @@ def main(argv=None):
             f"{seconds[-1]:.2f} s, {peaks[-1] / 2**20:.0f} MiB"
         )
     if arguments.json:
-        facts = {
-            "command": " ".join(sys.argv),
-            **describe(arguments.device),
-            "d_model": arguments.d_model,
-            "repeats": arguments.repeats,
-        }
-        write_whole(arguments.json, json.dumps({**facts, "rows": content}, indent=1) + "\n")
+        facts = {"d_model": arguments.d_model, "repeats": arguments.repeats, "rows": content}
+        write_figures(arguments.json, facts, arguments.device)
 
 
 if __name__ == "__main__":

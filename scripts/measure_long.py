@@ -28,10 +28,9 @@ from tqdm import tqdm
 
 from summarymixing.dataio import manifests
 from summarymixing.errors import InputError, said_in_one_line
-from summarymixing.files import write_whole
 from summarymixing.inference import load
 from summarymixing.inference.transcribe import transcribe
-from summarymixing.machine import describe
+from summarymixing.machine import write_figures
 from summarymixing.scoring import metrics
 
 
@@ -119,7 +118,9 @@ def one(options):
     if result.error:
         raise InputError(result.error)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    print(json.dumps({"bytes": (peak - before) * 1024, "seconds": seconds}))
+    found = {"bytes": (peak - before) * 1024, "seconds": seconds}
+    print(json.dumps(found))
+    return found
 
 
 def arguments(argv=None):
@@ -154,8 +155,7 @@ def main(argv=None):
     with said_in_one_line():
         found = options.run(options)
         if options.json:
-            content = {**describe(), **found}
-            write_whole(options.json, json.dumps(content, indent=1) + "\n")
+            write_figures(options.json, found)
 
 
 if __name__ == "__main__":

@@ -138,16 +138,10 @@ def main():
                 sys.exit(f"error: {side} read {figures[side]['rows']} rows of {arguments.rows}")
     print(table(figures, arguments.workers))
     if arguments.json:
-        from summarymixing.files import write_whole
-        from summarymixing.machine import describe
+        from summarymixing.machine import write_figures
 
-        facts = {
-            "command": " ".join(sys.argv),
-            **describe(),
-            "manifest_bytes": size,
-            "workers": arguments.workers,
-        }
-        write_whole(arguments.json, json.dumps({**facts, **figures}, indent=1) + "\n")
+        facts = {"manifest_bytes": size, "workers": arguments.workers}
+        write_figures(arguments.json, facts | figures)
 
 
 if __name__ == "__main__":

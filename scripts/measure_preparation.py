@@ -308,7 +308,6 @@ def main(argv=None):
         (corpus,), folder = options.corpus, Path(options.folder)
         print(json.dumps(run(options.stage, corpus, folder, options.payloads)))
         return
-    facts = {"command": f"scripts/{Path(__file__).name} " + " ".join(argv or sys.argv[1:])}
     figures = {}
     with said_in_one_line():
         for corpus in options.corpus:
@@ -319,10 +318,9 @@ def main(argv=None):
                 found = measure(corpus, Path(folder), options.files, options.payloads)
             figures[corpus] = where | found
             if options.json:  # after each, as a corpus may take an hour
-                from summarymixing.files import write_whole
-                from summarymixing.machine import describe
+                from summarymixing.machine import write_figures
 
-                write_whole(options.json, json.dumps(facts | describe() | figures, indent=1) + "\n")
+                write_figures(options.json, figures)
         print(table(figures))
 
 

@@ -8,7 +8,6 @@ turns with SpeechBrain's own streaming Conformer with RoPE attention of the same
 """
 
 import argparse
-import json
 import statistics
 import sys
 import time
@@ -20,10 +19,10 @@ from speechbrain.utils.dynamic_chunk_training import DynChunkTrainConfig
 from tqdm import tqdm
 
 from summarymixing.dataio import tokenizer as tokenizers
-from summarymixing.files import write_whole
+from summarymixing.errors import InputError, check_integer, said_in_one_line
 from summarymixing.inference import Recogniser, StreamingSession
 from summarymixing.inference.streaming import chunk_frames, frame_seconds
-from summarymixing.machine import describe
+from summarymixing.machine import write_figures
 from summarymixing.training import config
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -136,7 +135,7 @@ def spread(values):
     return f"{1000 * middle:.1f} ms ({1000 * low:.1f}–{1000 * high:.1f})"
 
 
-def main():
+def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--recipe", default=RECIPE)
     parser.add_argument("--chunk_ms", type=float, default=640)
@@ -144,18 +143,23 @@ def main():
     parser.add_argument("--minutes", type=int, default=60)
     parser.add_argument("--repeats", type=int, default=100)
     parser.add_argument("--json", help="file for the figures")
-    arguments = parser.parse_args()
+    with said_in_one_line():
+        measure(parser.parse_args(argv))
+
+
+def measure(arguments):
+    """All of it: printed, and written to a file."""
+    check_integer("--minutes", arguments.minutes)
+    check_integer("--left_chunks", arguments.left_chunks, least=0)
+    check_integer("--repeats", arguments.repeats, least=2)  # of which quartiles are shown
     torch.set_num_threads(1)
     torch.manual_seed(0)
     recogniser, hparams = build(arguments.recipe)
+    if "joiner" not in recogniser.modules:
+        raise InputError(f"--recipe must be that of a transducer, got {arguments.recipe}")
     chunk = chunk_frames(recogniser, arguments.chunk_ms)
-    facts = {
-        "command": " ".join(sys.argv),
-        **describe(),
-        "encoder_parameters": sum(
-            p.numel() for p in recogniser.modules["Transformer"].encoder.parameters()
-        ),
-    }
+    encoder = recogniser.modules["Transformer"].encoder
+    facts = {"encoder_parameters": sum(p.numel() for p in encoder.parameters())}
     print(f"encoder of {facts['encoder_parameters'] / 1e6:.1f} M parameters, one thread")
     talk(recogniser, DynChunkTrainConfig(chunk, None))
     result = stream(recogniser, chunk, arguments.minutes)
@@ -188,7 +192,7 @@ def main():
         f"SpeechBrain's RoPE Conformer {spread(theirs)}: {ratio:.2f} times faster"
     )
     if arguments.json:
-        write_whole(arguments.json, json.dumps(facts, indent=1) + "\n")
+        write_figures(arguments.json, facts)
 
 
 if __name__ == "__main__":

@@ -54,8 +54,23 @@ def number_or(word, kind=int):
     return convert
 
 
-def check_integer(name, value, least=None):
-    """Raises `InputError` unless a value is an integer from `least` on, which is 1 if left out.
+def one_line(error, most=300):
+    """What an error says, in one line of at most `most` characters; its type if it says nothing.
+
+    Example
+    -------
+    >>> one_line(ValueError("no such\\n  thing"))
+    'no such thing'
+    >>> one_line(MemoryError())
+    'MemoryError'
+    """
+    return " ".join(str(error).split())[:most] or type(error).__name__
+
+
+def check_integer(name, value, least=1, none=None):
+    """Raises `InputError` unless a value is an integer, not a bool, from `least` on.
+
+    Where None is right, too, `none` is how the user writes it.
 
     Example
     -------
@@ -65,12 +80,17 @@ def check_integer(name, value, least=None):
     >>> check_integer("left_context", -1, least=0)
     Traceback (most recent call last):
     summarymixing.errors.InputError: left_context must be an integer of at least 0, got -1
+    >>> check_integer("patience", None, none="null")
+    >>> check_integer("patience", True, none="null")
+    Traceback (most recent call last):
+    summarymixing.errors.InputError: patience must be a positive integer or null, got True
     """
-    lowest, wanted = 1, "a positive integer"
-    if least is not None:
-        lowest, wanted = least, f"an integer of at least {least}"
-    if isinstance(value, bool) or not isinstance(value, int) or value < lowest:
-        raise InputError(f"{name} must be {wanted}, got {value!r}")
+    if none is not None and value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        wanted = "a positive integer" if least == 1 else f"an integer of at least {least}"
+        otherwise = "" if none is None else f" or {none}"
+        raise InputError(f"{name} must be {wanted}{otherwise}, got {value!r}")
 
 
 def check_number(name, value, range_="finite", holds=lambda value: True):

@@ -1,9 +1,15 @@
-"""What a measurement was made on: the device and the versions, for the files that hold figures."""
+"""What a measurement was made by and on, for the files that hold figures."""
 
 import importlib.metadata
+import json
 import os
 import platform
+import shlex
+import sys
 from pathlib import Path
+
+from summarymixing.errors import InputError
+from summarymixing.files import write_whole
 
 PACKAGES = (
     "torchaudio",
@@ -14,6 +20,49 @@ PACKAGES = (
     "numpy",
 )
 _CPUINFO = Path("/proc/cpuinfo")  # of Linux
+
+
+def write_figures(
+    path: str | os.PathLike, figures: dict, device="cpu", packages: tuple[str, ...] = ()
+) -> None:
+    """Write measured numbers as JSON, with what they were measured by and on.
+
+    Parameters
+    ----------
+    path : path
+        The file, which is written whole or not at all; its folder is made when missing.
+    figures : dict
+        The numbers. Beside them go "command" and what `describe` returns.
+    device : str or torch.device
+        Where the measurement ran.
+    packages : tuple of str
+        As for `describe`.
+
+    Example
+    -------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_figures(f"{folder}/a.json", {"seconds": 1.5})
+    ...     list(json.loads(Path(folder, "a.json").read_text()))
+    ['command', 'device', 'processor', 'cores', 'threads', 'versions', 'seconds']
+    """
+    content = {"command": command(), **describe(device, packages), **figures}
+    write_whole(path, json.dumps(content, indent=1) + "\n")
+
+
+def command() -> str:
+    """The command line of this process, quoted so that it can be typed again.
+
+    The interpreter is without its folder, which is nobody else's. Environment variables, and a
+    launcher such as torchrun, are not part of it.
+
+    Example
+    -------
+    >>> shlex.split(command())[1:] == sys.orig_argv[1:]
+    True
+    """
+    interpreter, *arguments = sys.orig_argv
+    return shlex.join([Path(interpreter).name, *arguments])
 
 
 def describe(device="cpu", packages: tuple[str, ...] = ()) -> dict:
@@ -72,6 +121,39 @@ def versions(packages: tuple[str, ...] = ()) -> dict[str, str | None]:
         except importlib.metadata.PackageNotFoundError:
             found[package] = None
     return found
+
+
+def check_device(name: str):
+    """The device that a command's --device names.
+
+    Parameters
+    ----------
+    name : str
+        As torch names it.
+
+    Returns
+    -------
+    torch.device
+
+    Raises
+    ------
+    InputError
+        If there is none of the name, or nothing can be computed on it.
+
+    Example
+    -------
+    >>> check_device("cpu")
+    device(type='cpu')
+    """
+    import torch
+
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:  # the latter of a torch without CUDA
+        reason = str(error).splitlines()[0]
+        raise InputError(f"--device {name} is of no use here: {reason}") from error
+    return device
 
 
 def cores() -> int:

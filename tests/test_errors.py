@@ -1,7 +1,11 @@
-"""How a command ends."""
+"""How a command ends, and what every check of an integer refuses."""
 
 import subprocess
 import sys
+
+import pytest
+
+from summarymixing.errors import InputError, check_integer, one_line
 
 _MANY_LINES = """
 from summarymixing.errors import said_in_one_line
@@ -17,3 +21,26 @@ def test_a_pipe_that_nobody_reads():
     assert process.stdout.readline() == "a line\n"
     process.stdout.close()
     assert process.stderr.read() == "" and process.wait() == 1
+
+
+@pytest.mark.parametrize("value", (True, False, 2.0, "2", -1, None))
+def test_no_integer(value):
+    for least in (0, 1):
+        wanted = "a positive integer" if least else "an integer of at least 0"
+        with pytest.raises(InputError) as caught:
+            check_integer("size", value, least)
+        assert str(caught.value) == f"size must be {wanted}, got {value!r}"
+        if value is None:
+            check_integer("size", value, least, none="null")
+        else:
+            with pytest.raises(InputError, match=f"{wanted} or null, got"):
+                check_integer("size", value, least, none="null")
+    for right in (1, 2, 10**20):
+        check_integer("size", right)
+
+
+def test_one_line():
+    assert one_line(ValueError("  no\n such\tfile  ")) == "no such file"
+    assert one_line(ValueError("a" * 400)) == "a" * 300
+    assert one_line("many words", most=4) == "many"
+    assert one_line(ValueError("\n")) == "ValueError"

@@ -1,14 +1,19 @@
 """What is written beside measured numbers."""
 
 import json
+import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
 from summarymixing import machine
-from summarymixing.machine import describe, versions
+from summarymixing.errors import InputError
+from summarymixing.machine import check_device, command, describe, versions, write_figures
+
+SCRIPTS = Path(__file__).parents[1] / "scripts"
 
 
 def test_device_has_a_name():
@@ -69,3 +74,44 @@ def test_without_torch():
     described = json.loads(done.stdout)
     assert described["threads"] is None and described["versions"]["torch"] is None
     assert described["device"] == describe()["device"]
+
+
+def test_figures_have_what_they_were_measured_by_and_on(tmp_path, monkeypatch):
+    typed = ["scripts/evaluate_searches.py", "RUN", "--methods", "ctc_beam beam_size=3"]
+    monkeypatch.setattr(sys, "orig_argv", ["/here/.venv/bin/python", *typed])
+    write_figures(tmp_path / "new" / "a.json", {"seconds": 1.5}, packages=["pip"])
+    content = json.loads((tmp_path / "new" / "a.json").read_text())
+    assert content.pop("seconds") == 1.5
+    assert shlex.split(content.pop("command")) == ["python", *typed]
+    assert content == describe(packages=["pip"])
+
+
+@pytest.mark.parametrize(
+    "script",
+    [p for p in sorted(SCRIPTS.glob("*.py")) if "file for the figures" in p.read_text("utf-8")],
+    ids=lambda path: path.stem,
+)
+def test_every_script_writes_its_figures_so(script):
+    assert "write_figures(" in script.read_text("utf-8")
+
+
+def test_command_runs_the_same_again(monkeypatch):
+    line = ["python", "train.py", "hparams/a b.yaml", "--note=it's $HOME", "--x", ""]
+    monkeypatch.setattr(sys, "orig_argv", line)
+    echo = f"import sys; print(sys.argv[1:] == {line[1:]!r})"
+    shell = command().replace("python", f"{shlex.quote(sys.executable)} -c {shlex.quote(echo)}", 1)
+    shown = subprocess.run(shell, shell=True, capture_output=True, text=True, check=True)
+    assert shown.stdout == "True\n"
+
+
+def test_command_keeps_the_options_of_the_interpreter(monkeypatch):
+    monkeypatch.setattr(sys, "orig_argv", ["/here/bin/python", "-m", "package.train", "a.yaml"])
+    assert command() == "python -m package.train a.yaml"
+
+
+@pytest.mark.parametrize("name", ["none", "cuda:99"])
+def test_device_of_no_use(name):
+    assert check_device("cpu") == torch.device("cpu")
+    with pytest.raises(InputError, match=f"^--device {name} is of no use here: .") as caught:
+        check_device(name)
+    assert "\n" not in str(caught.value)

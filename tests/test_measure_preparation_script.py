@@ -79,6 +79,7 @@ def test_command(script, tmp_path, capfd):
     options = ["--corpus", "aishell", "--files=9", "--payloads=2"]
     script.main([*options, f"--folder={tmp_path}", f"--json={tmp_path}/a.json"])
     facts = json.loads((tmp_path / "a.json").read_text())
+    assert facts["command"] and facts["device"] and facts["versions"]["torch"]
     stages = [facts["aishell"][stage] for stage in ("prepare", "again", "screen", "screen_again")]
     assert [found["rows"] for found in stages] == [9, 9, 2, 7]
     assert all(found["seconds"] > 0 < found["peak_mb"] for found in stages)

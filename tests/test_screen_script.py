@@ -97,7 +97,7 @@ def test_characters_of_a_file(main, manifest, capsys):
         (["dev.csv", "--drop=nan", "--note=nan"], "nan cannot both be dropped and only noted"),
         (["dev.csv", "--min_seconds=3", "--max_seconds=2"], "min_seconds=3.0 is more than max"),
         (["dev.csv", "--sample_rate=-1"], "sample_rate must not be negative, got -1"),
-        (["dev.csv", "--jobs=0"], "jobs must be a positive number of processes, got 0"),
+        (["dev.csv", "--jobs=0"], "jobs must be a positive integer, got 0"),
         (["dev.csv", "--characters=letters.txt"], "--characters: there is no file letters.txt"),
         (["dev.csv", "--characters= "], "--characters: there are none"),
         (["dev.csv", "--characters=a.flac"], "a.flac: cannot be read as UTF-8 text"),

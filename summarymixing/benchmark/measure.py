@@ -12,6 +12,7 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from summarymixing.benchmark.cases import PRODUCTS, Side
+from summarymixing.ops.memory import is_out_of_memory
 
 OUT_OF_MEMORY = "out of memory"
 SECONDS_A_TURN = 0.1  # shorter steps are repeated within their turn
@@ -35,14 +36,6 @@ def limit_memory(share=0.9):
     if hard != resource.RLIM_INFINITY:
         limit = min(limit, hard)
     resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
-
-
-def is_out_of_memory(error):
-    """Whether an error is the device's or the process's lack of memory."""
-    said = str(error)
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(
-        words in said for words in ("allocate memory", "bad_alloc", "could not create a memory")
-    )
 
 
 def seconds_of(step, device, calls=1):

@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from summarymixing.dataio import audio, manifests
 from summarymixing.dataio.facts import DIGEST, FactsFile, measure, stamp_of
-from summarymixing.errors import InputError
+from summarymixing.errors import InputError, check_integer
 from summarymixing.files import write_whole
 from summarymixing.machine import cores
 
@@ -494,8 +494,7 @@ def _check(chunk):
 def _processes(jobs):
     if jobs is None:
         return cores()
-    if isinstance(jobs, bool) or not isinstance(jobs, int) or jobs < 1:
-        raise InputError(f"jobs must be a positive number of processes, got {jobs!r}")
+    check_integer("jobs", jobs)
     return jobs
 
 

@@ -11,6 +11,7 @@ from summarymixing.decoding.prefix import CTCPrefixScorer
 from summarymixing.decoding.scorers import NGramScorer, adapted, size_of
 from summarymixing.errors import InputError, check_integer, check_number
 from summarymixing.models.incremental import DecoderSteps, reordered
+from summarymixing.ops.memory import is_out_of_memory
 from summarymixing.ops.padding import absolute_lengths, padding_mask
 
 logger = logging.getLogger(__name__)
@@ -336,7 +337,7 @@ class BeamSearcher(torch.nn.Module):
             limits = lengths[chosen]
             return self._search(encoded[chosen, : int(limits[0])], limits)
         except (RuntimeError, MemoryError) as error:
-            if not _out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
         # Not in the except clause: the exception holds on to the tensors.
         if encoded.is_cuda:
@@ -540,9 +541,3 @@ def _topk(scores, count):
 def _best(found, count):
     order = torch.tensor([one.score for one in found]).topk(count).indices.tolist()
     return [found[i] for i in order]
-
-
-def _out_of_memory(error):
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
-        "DefaultCPUAllocator" in str(error)
-    )

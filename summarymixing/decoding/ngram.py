@@ -18,7 +18,7 @@ from contextlib import contextmanager
 import torch
 
 from summarymixing.decoding.hypotheses import BOS, EOS
-from summarymixing.errors import InputError
+from summarymixing.errors import InputError, check_integer
 
 _WORDS = {"<s>": BOS, "</s>": EOS}
 _UNKNOWN = "<unk>"
@@ -254,8 +254,7 @@ def estimate(sentences, order, vocabulary):
     >>> [(ngram, round(math.exp(p), 3)) for ngram, (p, _) in sorted(ngrams.items())]
     [((0,), 0.042), ((1,), 0.0), ((2,), 0.319), ((3,), 0.486), ((4,), 0.153)]
     """
-    if isinstance(order, bool) or not isinstance(order, int) or order < 1:
-        raise InputError(f"the order of an n-gram model must be at least 1, got {order!r}")
+    check_integer("the order of an n-gram model", order)
     counts = [Counter() for _ in range(order)]  # by length: the last are plain counts
     for sentence in sentences:
         if sentence and not 0 <= min(sentence) <= max(sentence) < vocabulary:

@@ -13,7 +13,7 @@ from fractions import Fraction
 
 import numpy as np
 
-from summarymixing.errors import InputError
+from summarymixing.errors import InputError, check_integer
 
 # Of a resampling kernel: 64 MiB.
 _LARGEST_KERNEL = 2**24
@@ -124,8 +124,7 @@ def front_end_filter(recogniser, rate=None):
     if rate is None or rate == new:
         return Filter(recogniser.encoder_input, Fraction(stride), context, stride)
 
-    if isinstance(rate, bool) or not isinstance(rate, int) or rate < 1:
-        raise InputError(f"the sample rate must be a positive number of Hz, got {rate!r}")
+    check_integer("the sample rate in Hz", rate)
     common = math.gcd(rate, new)
     old, new = rate // common, new // common
     if old * new > _LARGEST_KERNEL or old > recogniser.sample_rate:

@@ -28,6 +28,7 @@ from summarymixing.inference import long, tree
 from summarymixing.inference.alignment import align
 from summarymixing.inference.chunkwise import Chunkwise
 from summarymixing.inference.folders import CONFIG, PACKAGE
+from summarymixing.ops.memory import is_out_of_memory
 from summarymixing.training.checkpoints import WholeCheckpointer, load_average, recoverable_model
 
 # Of a recipe: the rest (data, augmentation, optimizer, language models) is for training and tests.
@@ -205,8 +206,7 @@ class Recogniser:
                 encoded = self.modules["Transformer"].encode(frames, lengths)
             return align(self, encoded, lengths)
         except RuntimeError as error:
-            # On the CPU it is one of any kind.
-            if isinstance(error, torch.OutOfMemoryError) or "allocate" in str(error):
+            if is_out_of_memory(error):
                 raise MemoryError(str(error)) from error
             raise
 

@@ -2,8 +2,12 @@
 
 A mixer is called as SpeechBrain calls its attention,
 `mixer(x, x, x, attn_mask=, key_padding_mask=, pos_embs=) -> (output, weights)`. Those that can
-work chunk by chunk have `stream` and `initial_state` besides, as `summarymixing.nnet.cell` has.
+work chunk by chunk have `stream` and `initial_state` besides, as `summarymixing.nnet.cell` has:
+nothing else says so.
 """
+
+from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from speechbrain.lobes.models.transformer.Transformer import PositionalEncoding
@@ -13,7 +17,7 @@ from speechbrain.nnet.hypermixing import HyperMixing
 from speechbrain.utils.dynamic_chunk_training import DynChunkTrainConfig
 from torch import nn
 
-from summarymixing.errors import InputError
+from summarymixing.errors import InputError, check_integer
 from summarymixing.nnet.cell import SummaryMixing
 
 
@@ -97,18 +101,70 @@ def _hyper_mixing(d_model, nhead, d_ffn, dropout, **summary):
     return mixer
 
 
+class Mixer(NamedTuple):
+    """What the encoder has to know of a mixer that is not there yet.
+
+    Arguments
+    ---------
+    make : callable
+        With the arguments of `make_mixer` → torch.nn.Module.
+    positions : str, optional
+        The attention of SpeechBrain that is given the positions that this one wants:
+        "RelPosMHAXL" (relative ones, as `pos_embs`), "regularMHA" (sinusoids, added to the frames
+        before the first layer), "RoPEMHA" (none, it has its own) or "hypermixing" (the same, and
+        relative ones do not disturb it). None: what the encoder's other mixers are given; if they
+        do not say either, sinusoids in the Transformer and none elsewhere.
+    """
+
+    make: Callable
+    positions: str | None = None
+
+
 MIXERS = {
-    "SummaryMixing": lambda d_model, nhead, d_ffn, dropout, **summary: SummaryMixing(
-        enc_dim=d_model, nhead=nhead, global_dropout=dropout, **summary
+    "SummaryMixing": Mixer(
+        lambda d_model, nhead, d_ffn, dropout, **summary: SummaryMixing(
+            enc_dim=d_model, nhead=nhead, global_dropout=dropout, **summary
+        )
     ),
-    "RoPEMHA": lambda d_model, nhead, d_ffn, dropout, **_: RoPEAttention(d_model, nhead, dropout),
-    "RelPosMHAXL": lambda d_model, nhead, d_ffn, dropout, **_: RelPosMHAXL(d_model, nhead, dropout),
-    "regularMHA": lambda d_model, nhead, d_ffn, dropout, **_: MultiheadAttention(
-        nhead, d_model, dropout
+    "RoPEMHA": Mixer(
+        lambda d_model, nhead, d_ffn, dropout, **_: RoPEAttention(d_model, nhead, dropout),
+        positions="RoPEMHA",
     ),
-    "hypermixing": _hyper_mixing,
-    "none": lambda **_: NoMixer(),
+    "RelPosMHAXL": Mixer(
+        lambda d_model, nhead, d_ffn, dropout, **_: RelPosMHAXL(d_model, nhead, dropout),
+        positions="RelPosMHAXL",
+    ),
+    "regularMHA": Mixer(
+        lambda d_model, nhead, d_ffn, dropout, **_: MultiheadAttention(nhead, d_model, dropout),
+        positions="regularMHA",
+    ),
+    "hypermixing": Mixer(_hyper_mixing, positions="hypermixing"),
+    "none": Mixer(lambda **_: NoMixer()),
 }
+
+
+def has_chunks(mixer):
+    """Whether a mixer can work chunk by chunk."""
+    return hasattr(mixer, "stream")
+
+
+def with_chunks():
+    """Names of the mixers that can work chunk by chunk.
+
+    Example
+    -------
+    >>> with_chunks()
+    ['SummaryMixing', 'RoPEMHA', 'none']
+    """
+    small = {"d_model": 2, "nhead": 1, "d_ffn": 2, "dropout": 0.0}
+    return [name for name in MIXERS if has_chunks(make_mixer(name, **small))]
+
+
+def check_heads(d_model, nhead):
+    """Raises InputError unless a width can be cut into so many heads."""
+    check_integer("nhead", nhead)
+    if d_model % nhead:
+        raise InputError(f"nhead must divide d_model={d_model}, got nhead={nhead}")
 
 
 def make_mixer(attention_type, d_model, nhead, d_ffn, dropout, **summary):
@@ -138,12 +194,7 @@ def make_mixer(attention_type, d_model, nhead, d_ffn, dropout, **summary):
     >>> mixer(x, x, x)[0].shape
     torch.Size([2, 5, 16])
     """
-    if attention_type not in MIXERS:
-        raise InputError(
-            f"attention_type must be one of {', '.join(MIXERS)}, got {attention_type!r}"
-        )
-    if not isinstance(nhead, int) or nhead < 1 or d_model % nhead:
-        raise InputError(f"nhead must divide d_model={d_model}, got nhead={nhead}")
-    return MIXERS[attention_type](
+    check_heads(d_model, nhead)
+    return MIXERS[attention_type].make(
         d_model=d_model, nhead=nhead, d_ffn=d_ffn, dropout=dropout, **summary
     )

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from speechbrain.utils.dynamic_chunk_training import DynChunkTrainConfig
 
-from summarymixing.errors import InputError
+from summarymixing.errors import InputError, check_integer
 
 
 @dataclass
@@ -42,13 +42,8 @@ class StreamingContext:
 
 def check_chunks(chunks):
     """Raises InputError unless the sizes of a `DynChunkTrainConfig` can be used."""
-    size, left = chunks.chunk_size, chunks.left_context_size
-    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-        raise InputError(f"chunk_size must be a number of frames from 1, got {size!r}")
-    if left is not None and (isinstance(left, bool) or not isinstance(left, int) or left < 0):
-        raise InputError(
-            f"left_context_size must be a number of chunks from 0, or None, got {left!r}"
-        )
+    check_integer("chunk_size", chunks.chunk_size)
+    check_integer("left_context_size", chunks.left_context_size, least=0, none="None")
 
 
 def nested(states):

@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from summarymixing.errors import InputError
+from summarymixing.errors import check_integer
 
 
 class Predictor(nn.Module):
@@ -128,5 +128,4 @@ class Joiner(nn.Module):
 
 def _check(**sizes):
     for name, size in sizes.items():
-        if not isinstance(size, int) or size < 1:
-            raise InputError(f"{name} must be a positive integer, got {size!r}")
+        check_integer(name, size)

@@ -9,22 +9,29 @@ from speechbrain.lobes.models.transformer.Transformer import (
 from speechbrain.nnet.activations import Swish
 from torch import nn
 
-from summarymixing.errors import InputError
+from summarymixing.errors import InputError, check_integer
 from summarymixing.models.branchformer import BranchformerEncoder, BranchformerEncoderLayer
 from summarymixing.models.conformer import ConformerEncoder, ConformerEncoderLayer
 from summarymixing.models.decoder import CausalSummaryMixing
-from summarymixing.models.mixers import MIXERS, UnlimitedPositionalEncoding, make_mixer
-from summarymixing.models.streaming import check_chunks
+from summarymixing.models.mixers import (
+    MIXERS,
+    UnlimitedPositionalEncoding,
+    check_heads,
+    has_chunks,
+    make_mixer,
+    with_chunks,
+)
+from summarymixing.models.streaming import StreamingEncoder, check_chunks
 from summarymixing.models.transformer import TransformerEncoder, TransformerEncoderLayer
 from summarymixing.nnet.mlp import HeadwiseLinear
 from summarymixing.ops.padding import absolute_lengths, padding_mask
 
-ENCODERS = ("conformer", "branchformer", "transformer")
-# What works chunk by chunk.
-CHUNKED_ENCODERS = ("conformer", "branchformer")
-CHUNKED_MIXERS = ("SummaryMixing", "RoPEMHA", "none")
+ENCODERS = {
+    "conformer": ConformerEncoder,
+    "branchformer": BranchformerEncoder,
+    "transformer": TransformerEncoder,
+}
 DECODER_MIXERS = ("attention", "SummaryMixing")
-_WITH_POSITIONS = ("RelPosMHAXL", "regularMHA", "RoPEMHA", "hypermixing")
 
 
 class TransformerASR(host.TransformerASR):
@@ -126,23 +133,22 @@ class TransformerASR(host.TransformerASR):
             raise InputError(
                 f"decoder_mixer must be one of {', '.join(DECODER_MIXERS)}, got {decoder_mixer!r}"
             )
-        if not isinstance(d_model, int) or d_model < 1:
-            raise InputError(f"d_model must be a positive integer, got {d_model!r}")
-        if not isinstance(nhead, int) or nhead < 1 or d_model % nhead:
-            raise InputError(f"nhead must divide d_model={d_model}, got nhead={nhead}")
+        check_integer("d_model", d_model)
+        check_heads(d_model, nhead)
         if encoder_module != "transformer" and kernel_size % 2 == 0:
             raise InputError(f"kernel_size must be odd, got {kernel_size}")
         if causal and not kinds.isdisjoint(("SummaryMixing", "hypermixing")):
             raise InputError(f"causal: True is not possible with attention_type: {attention_type}")
-        if "RelPosMHAXL" in kinds and not kinds.isdisjoint(("regularMHA", "RoPEMHA")):
+        wanted = {MIXERS[kind].positions for kind in kinds} - {None}
+        if "RelPosMHAXL" in wanted and not wanted.isdisjoint(("regularMHA", "RoPEMHA")):
             raise InputError(
                 "attention_type: RelPosMHAXL has positions of another kind than regularMHA and "
                 "RoPEMHA, which one encoder cannot give them all"
             )
-        # What the host reads from the name is only which positional encodings to add.
-        positions = next((kind for kind in _WITH_POSITIONS if kind in kinds), None)
-        if positions is None:
-            positions = "regularMHA" if encoder_module == "transformer" else "RoPEMHA"
+        wanted = wanted or {"regularMHA" if encoder_module == "transformer" else "RoPEMHA"}
+        # Of the host's names, which say only what positional encodings to add: most to least.
+        ordered = ("RelPosMHAXL", "regularMHA", "RoPEMHA", "hypermixing")
+        positions = next(name for name in ordered if name in wanted)
         # The host insists on at least one layer, and its encoder is replaced below.
         super().__init__(
             tgt_vocab=tgt_vocab,
@@ -210,12 +216,7 @@ class TransformerASR(host.TransformerASR):
                 summary["summary_hid_dim"] if kind == "SummaryMixing" else None,
             )
 
-        encoder = {
-            "conformer": ConformerEncoder,
-            "branchformer": BranchformerEncoder,
-            "transformer": TransformerEncoder,
-        }[encoder_module]
-        self.encoder = encoder(
+        self.encoder = ENCODERS[encoder_module](
             [layer(*mixers[i % len(mixers)]) for i in range(num_encoder_layers)],
             d_model,
             output_hidden_states,
@@ -367,11 +368,13 @@ class TransformerASR(host.TransformerASR):
 
     def _check_chunks(self, chunks):
         check_chunks(chunks)
-        mixers = [self.mixer] if isinstance(self.mixer, str) else self.mixer
-        if self.encoder_module not in CHUNKED_ENCODERS or not {*mixers} <= {*CHUNKED_MIXERS}:
+        if not isinstance(self.encoder, StreamingEncoder) or not all(
+            has_chunks(layer.mha_layer) for layer in self.encoder.layers
+        ):
+            encoders = [name for name in ENCODERS if issubclass(ENCODERS[name], StreamingEncoder)]
             raise InputError(
-                f"chunks are for encoder_module {' or '.join(CHUNKED_ENCODERS)} with "
-                f"attention_type {', '.join(CHUNKED_MIXERS)}; this is {self.encoder_module} with "
+                f"chunks are for encoder_module {' or '.join(encoders)} with "
+                f"attention_type {', '.join(with_chunks())}; this is {self.encoder_module} with "
                 f"{self.mixer}"
             )
         if self.causal:

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from summarymixing.errors import InputError
+from summarymixing.errors import InputError, check_integer
 from summarymixing.nnet.mlp import mlp
 from summarymixing.nnet.summaries import DecayedMean, UtteranceMean
 from summarymixing.ops.means import state_dtype
@@ -91,8 +91,7 @@ class SummaryMixing(nn.Module):
         super().__init__()
         if mode not in MODES:
             raise InputError(f"mode must be one of {', '.join(MODES)}, got {mode!r}")
-        if isinstance(nhead, bool) or not isinstance(nhead, int) or nhead < 1:
-            raise InputError(f"nhead must be a positive integer, got {nhead!r}")
+        check_integer("nhead", nhead)
         for name, widths in (
             ("local_proj_hid_dim", local_proj_hid_dim),
             ("summary_hid_dim", summary_hid_dim),
@@ -102,8 +101,7 @@ class SummaryMixing(nn.Module):
         local_widths = [enc_dim, *local_proj_hid_dim, local_proj_out_dim]
         summary_widths = [enc_dim, *summary_hid_dim, summary_out_dim]
         for width in (*local_widths, *summary_widths):
-            if not isinstance(width, int) or width < 1:
-                raise InputError(f"widths of the cell must be positive integers, got {width!r}")
+            check_integer("each width of the cell", width)
         if summaries is None:
             summaries = [DecayedMean(decay) if mode.endswith("expdecay") else UtteranceMean()]
         if not isinstance(summaries, (list, tuple)) or not summaries:

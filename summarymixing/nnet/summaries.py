@@ -9,7 +9,7 @@ means are one a frame, (batch, time, features), or one for each run of frames th
 
 from dataclasses import dataclass
 
-from summarymixing.errors import InputError
+from summarymixing.errors import InputError, check_integer
 from summarymixing.ops import means
 
 
@@ -58,9 +58,7 @@ class WindowMean:
 
     def __post_init__(self):
         for name in ("left", "right"):
-            width = getattr(self, name)
-            if isinstance(width, bool) or not isinstance(width, int) or width < 0:
-                raise InputError(f"{name} of a WindowMean must be frames from 0, got {width!r}")
+            check_integer(f"{name} of a WindowMean", getattr(self, name), least=0)
 
     def __call__(self, values, padding=None, chunks=None, state=None):
         return means.window_mean(

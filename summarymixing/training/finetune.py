@@ -3,7 +3,7 @@
 import logging
 import os
 
-from summarymixing.errors import InputError
+from summarymixing.errors import InputError, check_integer, one_line
 from summarymixing.training.checkpoints import AVERAGED_BY, WholeCheckpointer, recoverable_model
 from summarymixing.training.loop import METRIC_COLUMNS
 from summarymixing.training.seq2seq import CTCAttentionBrain
@@ -43,8 +43,7 @@ class FineTuning:
             )
         if not isinstance(self._frozen, list):
             raise InputError(f"frozen must be a list of parts of the model, got {self._frozen!r}")
-        if not isinstance(self._freeze_steps, int) or self._freeze_steps < 0:
-            raise InputError(f"freeze_steps must be a number of steps, got {self._freeze_steps!r}")
+        check_integer("freeze_steps", self._freeze_steps, least=0)
         names = [name for name, _ in self._named_parameters()]
         for key, parts in (("lr_scale", self._scales), ("frozen", self._frozen)):
             for part in parts:
@@ -56,16 +55,12 @@ class FineTuning:
                     )
         if self._freeze_steps and all(self._is_frozen(name) for name in names):
             raise InputError("frozen: nothing of the model would be left to train")
-        if self._patience is not None:
-            if not isinstance(self._patience, int) or self._patience < 1:
-                raise InputError(
-                    f"patience must be a number of epochs or null, got {self._patience!r}"
-                )
-            if self.hparams.avg_metric == "epoch":
-                raise InputError(
-                    "patience needs avg_metric: WER, loss or ACC, to know what is better; or "
-                    "patience: null"
-                )
+        check_integer("patience", self._patience, none="null")
+        if self._patience is not None and self.hparams.avg_metric == "epoch":
+            raise InputError(
+                "patience needs avg_metric: WER, loss or ACC, to know what is better; or "
+                "patience: null"
+            )
 
     def _named_parameters(self):
         """Names as in a checkpoint, whatever data-parallel training wraps around modules."""
@@ -184,8 +179,9 @@ def load_initial(folder, modules):
     try:
         found = _checkpointer(folder, inner).recover_if_possible()
     except Exception as error:  # other shapes, other names, ...
-        line = " ".join(str(error).split())[:300]
-        raise InputError(f"initial: {folder}: not the weights of this model: {line}") from error
+        raise InputError(
+            f"initial: {folder}: not the weights of this model: {one_line(error)}"
+        ) from error
     if found is None:
         raise InputError(f"initial: {folder}: there are no weights, or they are damaged")
 

@@ -3,7 +3,6 @@
 The state dict that a run leaves, `lm.pt`, is what the searches load as `lm_file`.
 """
 
-import json
 import logging
 import math
 import os
@@ -23,7 +22,6 @@ from summarymixing.dataio.text_lines import TextLines
 from summarymixing.decoding.hypotheses import BLANK
 from summarymixing.errors import InputError, check_integer, said_in_one_line
 from summarymixing.files import write_whole
-from summarymixing.machine import versions
 from summarymixing.ops.padding import absolute_lengths
 from summarymixing.training import config, data, experiment, results
 from summarymixing.training.batches import Batches
@@ -299,22 +297,17 @@ def _finish(brain, hparams):
     write_whole(lm_file, weights.getvalue())
 
     epochs, seconds = brain.training()
-    content = {
-        "tests": brain.scores,
+    facts = {
         "params": sum(p.numel() for p in module.parameters()),
         "train_seconds": seconds,
         "epochs": epochs,
         "seed": hparams["seed"],
         "skipped_steps": brain.skipped_steps,
         "device": str(brain.device),
-        "threads": torch.get_num_threads(),
-        "versions": versions(),
-        "command": results.command(),
-        "peak_memory_bytes": results.peak_memory_bytes(),
     }
     path = os.path.join(folder, "results.json")
-    content |= results.earlier_results(path, brain.trained)[0]
-    write_whole(path, json.dumps(content, indent=2) + "\n")
+    of_training, _ = results.earlier_results(path, brain.trained)
+    content = results.write_results(path, brain.scores, **facts, **of_training)
     print()
     for name, found in brain.scores.items():
         print(

@@ -4,13 +4,12 @@ import json
 import math
 import os
 import resource
-import shlex
 import sys
 
 import torch
 
 from summarymixing.files import write_whole
-from summarymixing.machine import versions
+from summarymixing.machine import command, versions
 from summarymixing.scoring.metrics import Scores, score
 
 # In this order in the file; a run that does not know one leaves it null.
@@ -30,7 +29,7 @@ SCORES = ("wer", "cer", "substitutions", "deletions", "insertions", "words", "ut
 
 
 def write_results(
-    path: str | os.PathLike, tests: dict[str, Scores], earlier: dict | None = None, **facts
+    path: str | os.PathLike, tests: dict[str, Scores | dict], earlier: dict | None = None, **facts
 ) -> dict:
     """Write the results of a run, whole or not at all.
 
@@ -38,8 +37,8 @@ def write_results(
     ----------
     path : path
         The JSON file; its folder is made when missing.
-    tests : dict[str, Scores]
-        Test set to scores.
+    tests : dict[str, Scores or dict]
+        Test set to its word errors, or to what else it is scored by.
     earlier : dict, optional
         "tests" of an earlier file: they stay where they are not done again.
     **facts
@@ -69,8 +68,12 @@ def write_results(
         "threads": torch.get_num_threads(),
         "processes": torch.distributed.get_world_size() if distributed else 1,
     }
-    tests = {name: {key: getattr(scores, key) for key in SCORES} for name, scores in tests.items()}
-    results = {"tests": (earlier or {}) | tests}
+    scored = {}
+    for name, scores in tests.items():
+        if isinstance(scores, Scores):
+            scores = {key: getattr(scores, key) for key in SCORES}
+        scored[name] = scores
+    results = {"tests": (earlier or {}) | scored}
     results |= dict.fromkeys(FACTS) | found | facts
     results = _plain(results)
     write_whole(path, json.dumps(results, indent=2, ensure_ascii=False) + "\n")
@@ -106,19 +109,6 @@ def earlier_results(path: str | os.PathLike, trained: bool) -> tuple[dict, dict]
     kept = ("command", "peak_memory_bytes", "processes")
     # Files of before there were some do not have all.
     return {key: before[key] for key in kept if key in before}, before["tests"]
-
-
-def command() -> str:
-    """The command line of this process, quoted so that a shell runs the same again.
-
-    Environment variables, and a launcher such as torchrun, are not part of it.
-
-    Example
-    -------
-    >>> shlex.split(command()) == sys.orig_argv
-    True
-    """
-    return shlex.join(sys.orig_argv)
 
 
 def peak_memory_bytes() -> int:

@@ -5,7 +5,7 @@ from speechbrain.nnet.losses import ctc_loss, kldiv_loss
 from torchaudio.functional import rnnt_loss
 
 from summarymixing.decoding.hypotheses import BLANK
-from summarymixing.errors import InputError
+from summarymixing.errors import InputError, check_integer
 from summarymixing.ops.padding import absolute_lengths
 from summarymixing.training.brain import ASRBrain
 
@@ -30,9 +30,7 @@ class TransducerBrain(ASRBrain):
 
     def _check(self):
         super()._check()
-        epochs = self.hparams.ctc_epochs
-        if epochs is not None and (not isinstance(epochs, int) or epochs < 0):
-            raise InputError(f"ctc_epochs must be a number of epochs or null, got {epochs!r}")
+        check_integer("ctc_epochs", self.hparams.ctc_epochs, least=0, none="null")
         weights = [getattr(self.hparams, f"{head}_weight", 0.0) for head in ("ctc", "ce")]
         for head, weight in zip(("ctc", "ce"), weights):
             if not 0 <= weight < 1:

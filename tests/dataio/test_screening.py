@@ -359,8 +359,9 @@ def test_findings_can_be_moved(add):
     for options, message in (
         ({"drop": ["loud"]}, "there is no finding 'loud'; there are unreadable, truncated, "),
         ({"drop": ["nan", "silent"], "note": "nan"}, "nan cannot both be dropped and only noted"),
-        ({"jobs": 0}, "jobs must be a positive number of processes, got 0"),
-        ({"jobs": 2.0}, "jobs must be a positive number of processes, got 2.0"),
+        ({"jobs": 0}, "jobs must be a positive integer, got 0"),
+        ({"jobs": 2.0}, "jobs must be a positive integer, got 2.0"),
+        ({"jobs": True}, "jobs must be a positive integer, got True"),
     ):
         with pytest.raises(InputError, match=message):
             screen(manifest, **options)

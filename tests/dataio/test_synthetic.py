@@ -158,7 +158,7 @@ def test_sentences():
 def test_command(tmp_path, corpus):
     root = Path(__file__).parents[2]
     command = [sys.executable, str(root / "scripts" / "make_synthetic_corpus.py")]
-    options = [f"--{name.replace('_', '-')}={value}" for name, value in SIZES.items()]
+    options = [f"--{name}={value}" for name, value in SIZES.items()]
     environment = {"PYTHONPATH": str(root), "PATH": ""}
     done = subprocess.run(
         [*command, str(corpus), *options], capture_output=True, text=True, env=environment
@@ -168,5 +168,5 @@ def test_command(tmp_path, corpus):
     done = subprocess.run(
         [*command, str(corpus), "--seed=5"], capture_output=True, text=True, env=environment
     )
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1

@@ -196,7 +196,7 @@ def test_bad_input(write, tmp_path):
         changed[place] ^= 0xFF
         with pytest.raises(InputError, match="flipped.gz"):
             NGram.read(write(bytes(changed), "flipped.gz"), 6)
-    with pytest.raises(InputError, match="order of an n-gram model must be at least 1, got 0"):
+    with pytest.raises(InputError, match="order of an n-gram model must be .*, got 0"):
         estimate([[3]], 0, 6)
     with pytest.raises(InputError, match="at least one sentence"):
         estimate([], 2, 6)

@@ -119,6 +119,7 @@ def test_script(trained, manifest, load_script, tmp_path, capsys):
     out = [f"--json={tmp_path}/a.json", f"--plot={tmp_path}/a.png"]
     script.main([str(folder), str(manifest), *out])
     content = json.loads((tmp_path / "a.json").read_text())
+    assert content["command"] and content["device"] and content["versions"]["torch"]
     assert [(row["layer"], row["head"]) for row in content["heads"]] == [
         (0, 0), (0, 1), (1, 0), (1, 1)
     ]  # fmt: skip

@@ -1,5 +1,5 @@
-"""evaluate_searches.py, evaluate_chunks.py, tune_search.py, train_ngram.py, measure_long.py and
-measure_export.py on a tiny model."""
+"""evaluate_searches.py, evaluate_chunks.py, tune_search.py, train_ngram.py, measure_long.py,
+measure_export.py and measure_streaming.py on a tiny model."""
 
 import csv
 import itertools
@@ -19,7 +19,10 @@ from summarymixing.decoding.ngram import NGram
 from summarymixing.inference import load
 from summarymixing.inference.evaluation import encoded_batches
 from summarymixing.inference.transcribe import transcribe
+from summarymixing.machine import describe
 from summarymixing.scoring import metrics
+
+FACTS = {"command", *describe()}
 
 
 @pytest.fixture
@@ -59,7 +62,9 @@ def test_a_table_of_searches(trained, manifest, command, tmp_path):
         "--methods", "ctc_greedy", "ctc_beam beam_size=3", "recipe",
     )  # fmt: skip
     assert status == 0
-    table = json.loads((tmp_path / "a.json").read_text())["searches"]
+    content = json.loads((tmp_path / "a.json").read_text())
+    assert FACTS <= content.keys()
+    table = content["searches"]
     recogniser = load(folder)
     searches = (make_search("ctc_greedy"), make_search("ctc_beam", beam_size=3),
                 recogniser.test_search)  # fmt: skip
@@ -91,6 +96,7 @@ def test_a_table_of_chunks(trained, manifest, command, load_script, tmp_path):
     )  # fmt: skip
     assert status == 0
     content = json.loads((tmp_path / "a.json").read_text())
+    assert FACTS <= content.keys()
     recogniser, rows = load(folder), list(manifests.read(manifest))
     references = {row["ID"]: row["wrd"] for row in rows}
     configurations = [None, DynChunkTrainConfig(2, 0), DynChunkTrainConfig(2, None)]
@@ -115,6 +121,12 @@ def test_mistakes(trained, manifest, command, tmp_path):
         ("evaluate_searches", [folder, manifest, "--methods", "fast"], "no search 'fast'"),
         ("evaluate_searches", [folder, manifest, "--batch_size=0"], "--batch_size"),
         ("evaluate_searches", [folder, tmp_path / "none.csv"], "there is no such manifest"),
+        (
+            "evaluate_chunks",
+            [folder, manifest, "--batch_size=0"],
+            "--batch_size must be a positive",
+        ),
+        ("evaluate_chunks", [folder, manifest, "--left_chunks=-1"], "left_context"),
         ("tune_search", [folder, manifest, "--batch_size=0"], "--batch_size must be at least 1"),
         ("tune_search", [folder, manifest, "--search", "ctc_greedy"], "has no weights to tune"),
         ("tune_search", [folder, manifest, "--search", "attention"], "leaves nothing to weigh"),
@@ -252,6 +264,7 @@ def test_long_recordings_are_measured(trained, manifest, command, tmp_path):
     )  # fmt: skip
     assert status == 0
     content = json.loads((tmp_path / "a.json").read_text())
+    assert FACTS <= content.keys()
     assert content["seconds"] == seconds and content["words"] == 5
     rows, recogniser = list(manifests.read(manifest)), load(folder)
     references = {row["ID"]: row["wrd"] for row in rows}
@@ -279,7 +292,9 @@ def test_long_recordings_are_measured(trained, manifest, command, tmp_path):
         f"--json={tmp_path}/b.json",
     )  # fmt: skip
     assert status == 0
-    small, missing = json.loads((tmp_path / "b.json").read_text())["rows"]
+    content = json.loads((tmp_path / "b.json").read_text())
+    assert FACTS <= content.keys()
+    small, missing = content["rows"]
     assert 0 <= small["bytes"] < 1e9 and small["seconds"] > 0
     assert "none" in missing["error"]
 
@@ -293,6 +308,7 @@ def test_exported_models_are_measured(trained, manifest, command, tmp_path):
     )
     assert status == 0
     content = json.loads((tmp_path / "a.json").read_text())
+    assert FACTS <= content.keys() and content["versions"]["onnxruntime"]
     assert list(content["sides"]) == ["PyTorch", "ONNX", "ONNX int8"]
     for side in content["sides"].values():
         assert len(side["seconds"]) == 3
@@ -300,3 +316,45 @@ def test_exported_models_are_measured(trained, manifest, command, tmp_path):
         assert side["real_time_factor"] == pytest.approx(middle / (26000 / 16000))
     status, _, last = command("measure_export", folder)
     assert status == 2 and "manifest" in last
+
+
+@pytest.fixture
+def streaming(load_script, make_recogniser, capsys, monkeypatch):
+    """streaming(*arguments, kind=…) → exit status, last line of the error output."""
+    script = load_script("measure_streaming")
+    # A host of the recipe's size is of no account here.
+    monkeypatch.setattr(script, "beside_speechbrain", lambda *_: ([1.0, 2.0], [3.0, 4.0]))
+
+    def call(*arguments, kind="transducer"):
+        recogniser = make_recogniser(kind=kind)
+        monkeypatch.setattr(script, "build", lambda recipe: (recogniser, {}))
+        status = 0
+        try:
+            script.main([*arguments])
+        except SystemExit as stop:
+            status = stop.code
+        return status, (capsys.readouterr().err.splitlines() or [""])[-1]
+
+    return call
+
+
+def test_streaming_is_measured(streaming, tmp_path):
+    assert streaming("--minutes=1", f"--json={tmp_path}/a.json")[0] == 0
+    content = json.loads((tmp_path / "a.json").read_text())
+    assert FACTS <= content.keys() and content["stream"]["minutes"] == 1
+    assert content["encoder_chunk_seconds"]["ratio"] == 3.5 / 1.5
+
+
+@pytest.mark.parametrize(
+    "option, kind, message",
+    (
+        ("--chunk_ms=7", "transducer", "a chunk must be a multiple of"),
+        ("--minutes=0", "transducer", "--minutes must be a positive integer, got 0"),
+        ("--repeats=1", "transducer", "--repeats must be an integer of at least 2"),
+        ("--left_chunks=-1", "transducer", "--left_chunks must be an integer of at least 0"),
+        ("--recipe=a.yaml", "ctc", "--recipe must be that of a transducer, got a.yaml"),
+    ),
+)
+def test_mistakes_in_measuring_streaming(streaming, option, kind, message):
+    status, error = streaming(option, kind=kind)
+    assert status == 2 and error.startswith(f"error: {message}")

@@ -9,16 +9,16 @@ from speechbrain.lobes.models.transformer.TransformerASR import TransformerASR a
 from speechbrain.utils.dynamic_chunk_training import DynChunkTrainConfig
 
 from summarymixing.errors import InputError
+from summarymixing.models import mixers
 from summarymixing.models.conformer import ConvolutionModule
 from summarymixing.models.streaming import StreamingContext
-from summarymixing.models.transformer_asr import CHUNKED_ENCODERS, CHUNKED_MIXERS
 from summarymixing.nnet.cell import MODES
 from summarymixing.nnet.summaries import DecayedMean, UtteranceMean, WindowMean
 
 SEVERAL = [UtteranceMean(), WindowMean(9, 2), DecayedMean(0.8, causal=True)]
 MIXTURES = [("SummaryMixing", {"mode": mode}) for mode in MODES]
 MIXTURES += [("SummaryMixing", {"summaries": SEVERAL})]
-OTHERS = [(attention, {}) for attention in CHUNKED_MIXERS if attention != "SummaryMixing"]
+OTHERS = [("RoPEMHA", {}), ("none", {})]
 LENGTHS = (1, 2, 7, 8, 9, 40, 61)
 CONFIGS = [DynChunkTrainConfig(*sizes) for sizes in ((8, 0), (8, 2), (8, None), (1, 3), (100, 1))]
 
@@ -31,7 +31,7 @@ def _id(value):
     return value if isinstance(value, str) else "".join(map(str, value.values()))[:20]
 
 
-each_encoder = pytest.mark.parametrize("encoder", CHUNKED_ENCODERS)
+each_encoder = pytest.mark.parametrize("encoder", ("conformer", "branchformer"))
 each_config = pytest.mark.parametrize("config", CONFIGS, ids=_id)
 OTHERS += [(["SummaryMixing", "RoPEMHA"], {}), (["none", "SummaryMixing"], {})]
 every = pytest.mark.parametrize("attention, changes", MIXTURES + OTHERS, ids=_id)
@@ -242,8 +242,10 @@ def test_a_gradient_for_every_parameter(encoder, attention, changes, make_model)
         ((0, None), "chunk_size .*got 0"),
         ((-2, None), "chunk_size .*got -2"),
         ((2.5, None), "chunk_size .*got 2.5"),
-        ((4, -1), "left_context_size .*got -1"),
+        ((True, None), "chunk_size .*got True"),
+        ((4, -1), "left_context_size .* or None, got -1"),
         ((4, 1.0), "left_context_size .*got 1.0"),
+        ((4, False), "left_context_size .*got False"),
     ),
 )
 def test_bad_sizes(sizes, message, make_model):
@@ -267,7 +269,29 @@ def test_bad_sizes(sizes, message, make_model):
 )
 def test_what_has_no_chunks_says_so(changes, make_model):
     model = make_model(**{"encoder_module": "conformer", **changes})
-    with pytest.raises(InputError, match="chunks are for encoder_module .* this is"):
+    right = "conformer or branchformer with attention_type SummaryMixing, RoPEMHA, none; this is"
+    with pytest.raises(InputError, match=f"chunks are for encoder_module {right}"):
         model.encode(torch.randn(1, 9, 12), dynchunktrain_config=DynChunkTrainConfig(4, 1))
     with pytest.raises(InputError, match="causal: False"):
         make_model("conformer", "RoPEMHA", causal=True).make_streaming_context(CONFIGS[0])
+
+
+class _Whole(torch.nn.Module):
+    """A mixer that adds nothing, of whole utterances only."""
+
+    def forward(self, query, key=None, value=None, **masks_and_positions):
+        return query.new_zeros(()), None
+
+
+@each_encoder
+def test_a_new_mixer_is_an_entry(encoder, make_model, monkeypatch):
+    x, chunks = torch.randn(1, 9, 12), DynChunkTrainConfig(4, 1)
+    monkeypatch.setitem(mixers.MIXERS, "new", mixers.Mixer(lambda **_: mixers.NoMixer()))
+    monkeypatch.setitem(mixers.MIXERS, "whole", mixers.Mixer(lambda **_: _Whole()))
+    new, none = make_model(encoder, "new"), make_model(encoder, "none")
+    new.load_state_dict(none.state_dict())
+    expected = none.encode(x, dynchunktrain_config=chunks)
+    torch.testing.assert_close(new.encode(x, dynchunktrain_config=chunks), expected)
+    model = make_model(encoder, ["new", "whole"])
+    with pytest.raises(InputError, match=r"none, new; this is \w+ with \['new', 'whole'\]"):
+        model.make_streaming_context(chunks)

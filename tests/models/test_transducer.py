@@ -46,3 +46,5 @@ def test_sizes_are_checked():
         Predictor(11, 4, hidden_size=0)
     with pytest.raises(InputError, match="joint_dim must be a positive integer, got 2.5"):
         Joiner(5, 6, 11, joint_dim=2.5)
+    with pytest.raises(InputError, match="joint_dim must be a positive integer, got True"):
+        Joiner(5, 6, 11, joint_dim=True)

@@ -7,7 +7,8 @@ import torch
 from speechbrain.lobes.models.transformer.Transformer import PositionalEncoding
 
 from summarymixing.errors import InputError
-from summarymixing.models.mixers import UnlimitedPositionalEncoding, make_mixer
+from summarymixing.models import mixers
+from summarymixing.models.mixers import UnlimitedPositionalEncoding
 from summarymixing.models.transformer_asr import ENCODERS, TransformerASR
 from summarymixing.nnet.cell import MODES
 from summarymixing.nnet.mlp import HeadwiseLinear
@@ -228,8 +229,11 @@ def test_constructor_keeps_what_it_is_given(make_model):
         ({"attention_type": ["RoPEMHA", "RelPosMHAXL"]}, "positions of another kind"),
         ({"attention_type": ["RoPEMHA", "SummaryMixing"], "causal": True}, "causal.*SummaryMixing"),
         ({"mode": "fast"}, "mode.*SummaryMixing-fast.*'fast'"),
+        ({"d_model": True, "nhead": 1}, "d_model.*True"),
         ({"nhead": 3}, "d_model=16.*nhead=3"),
         ({"nhead": 0}, "nhead.*0"),
+        ({"nhead": True}, "nhead.*True"),
+        ({"encoder_nhead": True, "attention_type": "RoPEMHA"}, "nhead.*True"),
         ({"encoder_nhead": 3}, "d_model=16.*nhead=3"),
         ({"encoder_nhead": -4}, "nhead.*-4"),
         ({"encoder_nhead": 0}, "nhead.*0"),
@@ -248,9 +252,38 @@ def test_bad_arguments(encoder, changes, message, make_model):
         make_model(**{"encoder_module": encoder, **changes})
 
 
-def test_unknown_mixer():
-    with pytest.raises(InputError, match="attention_type.*'fastformer'"):
-        make_mixer("fastformer", 16, 4, 24, 0.0)
+@pytest.mark.parametrize(
+    "encoder, new, relative, added",
+    (
+        ("transformer", None, False, True),
+        ("conformer", None, False, False),
+        ("transformer", "RoPEMHA", False, False),
+        ("conformer", "regularMHA", False, True),
+        ("conformer", "RelPosMHAXL", True, False),
+        ("transformer", "hypermixing", False, False),
+    ),
+)
+def test_a_new_mixer_has_the_positions_it_wants(
+    encoder, new, relative, added, make_model, monkeypatch
+):
+    given = []
+
+    class Told(mixers.NoMixer):
+        def forward(self, query, key=None, value=None, pos_embs=None, **masks):
+            given.append(pos_embs)
+            return query.new_zeros(()), None
+
+    monkeypatch.setitem(mixers.MIXERS, "new", mixers.Mixer(lambda **_: Told(), positions=new))
+    model, frames = make_model(encoder, "new"), torch.randn(1, 9, 12)
+    before = []
+    model.encoder.register_forward_pre_hook(lambda module, inputs: before.append(inputs[0]))
+    model.encode(frames)
+    assert all((positions is not None) == relative for positions in given) and len(given) == 2
+    assert (not torch.equal(before[0], model.custom_src_module(frames))) == added
+    if new == "RelPosMHAXL":
+        with pytest.raises(InputError, match="positions of another kind"):
+            make_model(encoder, ["new", "RoPEMHA"])
+        make_model(encoder, ["new", "hypermixing"]).encode(frames)
 
 
 @each_encoder

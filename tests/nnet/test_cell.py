@@ -221,6 +221,7 @@ def test_parameters(mode, nhead):
         ({"enc_dim": 16.0}, "positive.*16.0"),
         ({"local_proj_hid_dim": [32, -1]}, "positive.*-1"),
         ({"summary_hid_dim": ["32"]}, "positive.*'32'"),
+        ({"local_proj_hid_dim": [True]}, "positive.*True"),
         ({"local_proj_hid_dim": 33}, "33"),
         ({"summary_hid_dim": 34}, "34"),
         ({"local_proj_out_dim": None}, "positive.*None"),
@@ -408,6 +409,12 @@ def test_streams_as_it_was_trained(mode, chunks, at_once):
 def test_bad_summaries(changes, message):
     with pytest.raises(InputError, match=message):
         _cell(**{"mode": "SummaryMixing", "summary_out_dim": 16, **changes})
+
+
+@pytest.mark.parametrize("width", (-1, 2.0, True))
+def test_bad_windows(width):
+    with pytest.raises(InputError, match=f"right of a WindowMean must be .* 0, got {width}"):
+        WindowMean(0, width)
 
 
 def test_state_of_another_batch_or_model():

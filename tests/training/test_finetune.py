@@ -109,8 +109,10 @@ def test_frozen_parts_stay_for_the_first_steps_and_play_no_part_in_clipping(make
             {"frozen": ["CNN", "Transformer", "ctc_lin", "seq_lin"], "freeze_steps": 1},
             "nothing of the model would be left",
         ),
-        ({"freeze_steps": -1}, "freeze_steps must be a number of steps, got -1"),
-        ({"patience": 0}, "patience must be a number of epochs or null, got 0"),
+        ({"freeze_steps": -1}, "freeze_steps must be an integer of at least 0, got -1"),
+        ({"freeze_steps": True}, "freeze_steps must be an integer of at least 0, got True"),
+        ({"patience": 0}, "patience must be a positive integer or null, got 0"),
+        ({"patience": True}, "patience must be a positive integer or null, got True"),
         ({"patience": 3, "avg_metric": "epoch"}, "patience needs avg_metric"),
     ),
 )

@@ -17,6 +17,7 @@ from summarymixing.decoding import JointBeamSearch
 from summarymixing.models.transformer_asr import TransformerASR
 from summarymixing.training import config, lm
 from summarymixing.training.batches import Batches
+from summarymixing.training.results import FACTS
 
 ROOT = Path(__file__).parents[2]
 RECIPES = sorted(ROOT.glob("recipes/*/LM/hparams/*.yaml"))
@@ -113,6 +114,7 @@ def test_perplexities_are_those_of_the_sentences_one_by_one(trained, command, to
         assert (found["sentences"], found["words"], found["tokens"]) == (3, words, tokens - 3)
     assert json.loads((folder / "results.json").read_text()) == results
     assert results["epochs"] == 2 and results["params"] > 1000
+    assert set(FACTS) <= results.keys() and results["processes"] == 1
     assert (folder / "curve.png").stat().st_size > 5000
     assert "valid_perplexity" in (folder / "curve.csv").read_text()
 

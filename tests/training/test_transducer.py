@@ -216,7 +216,8 @@ def test_ctc_has_its_epochs_and_none_in_validation(tiny_transducer, tmp_path):
     "changes, message",
     (
         ({"avg_metric": "ACC"}, "avg_metric: ACC"),
-        ({"ctc_epochs": -1}, "ctc_epochs must be a number of epochs or null, got -1"),
+        ({"ctc_epochs": -1}, "ctc_epochs must be an integer of at least 0 or null, got -1"),
+        ({"ctc_epochs": True}, "ctc_epochs must be an integer of at least 0 or null, got True"),
         ({"ctc_weight": 1.0}, r"ctc_weight must be in \[0, 1\), got 1.0"),
     ),
 )
@@ -307,7 +308,7 @@ def test_chunks_reach_the_encoder_in_every_stage(
 
 def test_bad_chunks_stop_before_anything_is_done(corpus, tiny_transducer, tmp_path, capsys):
     for changes, message in (
-        ({"test_chunk_size": 0}, "test_chunk_size must be an integer of at least 1, got 0"),
+        ({"test_chunk_size": 0}, "test_chunk_size must be a positive integer, got 0"),
         ({"chunk_size_min": 40}, "chunk_size_min=40 must not be above chunk_size_max=32"),
         ({"chunkwise_prob": 2}, "chunkwise_prob must be in [0, 1], got 2"),
         ({"test_left_context": 2}, "give test_chunk_size, too"),
