@@ -276,6 +276,12 @@ def main(argv=None):
         print(*report.targets(content["rows"], content["kind"]), "", sep="\n")
     if arguments.plot:
         report.plot(contents, arguments.plot)
+    failures = [line for content in contents for line in report.failures(content)]
+    if failures:
+        print(
+            "\nerror: failed, and not for lack of memory:", *failures, sep="\n  ", file=sys.stderr
+        )
+        sys.exit(1)
 
 
 if __name__ == "__main__":

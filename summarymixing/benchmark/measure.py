@@ -4,7 +4,7 @@ import gc
 import math
 import sys
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import torch
 import torch._dynamo
@@ -12,6 +12,7 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from summarymixing.benchmark.cases import PRODUCTS, Side
+from summarymixing.errors import one_line
 from summarymixing.ops.memory import is_out_of_memory
 
 OUT_OF_MEMORY = "out of memory"
@@ -36,6 +37,13 @@ def limit_memory(share=0.9):
     if hard != resource.RLIM_INFINITY:
         limit = min(limit, hard)
     resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
+
+
+def why_failed(error):
+    """In one line, `OUT_OF_MEMORY` for all that is."""
+    if is_out_of_memory(error):
+        return OUT_OF_MEMORY
+    return f"{type(error).__name__}: {one_line(error, 200)}"
 
 
 def seconds_of(step, device, calls=1):
@@ -89,7 +97,8 @@ def flops(case, mixer):
     >>> flops(case, "products") == 2 * 25 * 2 * 16 * 64  # two products of 25 frames
     True
     """
-    step = Side(case, mixer, "meta")
+    # Tensors without content have no autocast, and their type changes no count.
+    step = Side(replace(case, precision="float32"), mixer, "meta")
     step.call = step.model  # not the compiled one
     backward = {torch.ops.aten.convolution_backward: _convolution_backward}
     with FlopCounterMode(display=False, custom_mapping=backward) as counter:
@@ -137,25 +146,21 @@ def measure(case, mixers, device="cpu", repeats=5, seed=0):
     torch.compiler.reset()  # no graph that an earlier case left
 
     def attempt(mixer, function, *arguments):
-        """Its result; None if it fails for lack of memory, and the side is out."""
+        """Its result; None if it fails, and the side is out: the others go on."""
         try:
             return function(*arguments)
         except Exception as error:
-            if is_out_of_memory(error):
-                reason = OUT_OF_MEMORY
-            elif case.graph != "eager":  # not everything can be compiled
-                reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0][:200]}"
-            else:
-                raise
+            reason = why_failed(error)
         # Outside the handler, which holds on to every frame of the failed step.
         rows[mixer] = {**asdict(case), "mixer": mixer, "audio": case.audio, "failed": reason}
         sides.pop(mixer, None)
-        _release(device)
+        release(device)
         return None
 
     def prepare(mixer):
         side = sides[mixer] = Side(case, mixer, device, seed)
         seconds_of(side, device)  # warms up, and compiles
+        side.forget()  # gradients that are freed within the step would be taken off its peak
         peak = side.parameter_bytes + peak_bytes(side, device)
         calls[mixer] = max(1, round(SECONDS_A_TURN / seconds_of(side, device)))
         side.forget()
@@ -173,7 +178,7 @@ def measure(case, mixers, device="cpu", repeats=5, seed=0):
         for mixer in list(sides):
             attempt(mixer, turn, mixer)
     sides.clear()
-    _release(device)
+    release(device)
     return list(rows.values())
 
 
@@ -182,7 +187,8 @@ def _synchronize(device):
         torch.cuda.synchronize(device)
 
 
-def _release(device):
+def release(device):
+    """Gives back memory that nothing holds."""
     gc.collect()
     if torch.device(device).type == "cuda":
         torch.cuda.empty_cache()

@@ -11,8 +11,9 @@ import speechbrain as sb
 import torch
 
 from summarymixing.benchmark.cases import MIXERS
-from summarymixing.benchmark.measure import OUT_OF_MEMORY, is_out_of_memory, peak_bytes, seconds_of
+from summarymixing.benchmark.measure import peak_bytes, release, seconds_of, why_failed
 from summarymixing.dataio.manifests import COLUMNS, read
+from summarymixing.errors import InputError
 from summarymixing.training import config, data
 from summarymixing.training.batches import Batches
 from summarymixing.training.experiment import check, make_brain
@@ -155,31 +156,44 @@ def measure_recipe(
         (with the parameters and the optimizer's state).
     """
     manifest = make_batch(folder, batch_seconds, seed=seed)
-    rows, sides = [], {}
-    for mixer in mixers:
-        row = {**identity(recipe, overrides, batch_seconds), "mixer": mixer}
-        rows.append(row)
+    rows, sides = {}, {}
+
+    def attempt(mixer, function):
+        """If it fails, the side is out, and the others go on."""
         try:
-            side = _Training(recipe, overrides, mixer, folder, manifest, device, seed)
-            seconds_of(side.step, device)
-            peak = side.held_bytes + peak_bytes(side.step, device)
+            function(mixer)
+            return
+        except InputError:
+            raise
         except Exception as error:
-            if not is_out_of_memory(error):
-                raise
-            row["failed"] = OUT_OF_MEMORY
-            continue
-        row |= {
+            rows[mixer] = {**identity(recipe, overrides, batch_seconds), "mixer": mixer}
+            rows[mixer]["failed"] = why_failed(error)
+        # Outside the handler, which holds on to every frame of the failed step.
+        sides.pop(mixer, None)
+        release(device)
+
+    def prepare(mixer):
+        side = sides[mixer] = _Training(recipe, overrides, mixer, folder, manifest, device, seed)
+        seconds_of(side.step, device)
+        rows[mixer] = {
+            **identity(recipe, overrides, batch_seconds),
+            "mixer": mixer,
             "precision": side.precision,
             "utterances": len(manifest),
             "audio": float(manifest.durations.sum()),
             "workers": side.workers,
-            "peak_bytes": peak,
+            "peak_bytes": side.held_bytes + peak_bytes(side.step, device),
             "times": [],
             "read_times": [],
         }
-        sides[mixer] = row, side
+
+    def turn(mixer):
+        rows[mixer]["times"].append(seconds_of(sides[mixer].step, device))
+        rows[mixer]["read_times"].append(seconds_of(sides[mixer].read, "cpu"))
+
+    for mixer in mixers:
+        attempt(mixer, prepare)
     for _ in range(repeats):
-        for row, side in sides.values():
-            row["times"].append(seconds_of(side.step, device))
-            row["read_times"].append(seconds_of(side.read, "cpu"))
-    return rows
+        for mixer in list(sides):
+            attempt(mixer, turn)
+    return list(rows.values())

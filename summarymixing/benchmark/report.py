@@ -4,6 +4,7 @@ import statistics
 from dataclasses import dataclass, fields
 
 from summarymixing.benchmark.cases import MIXERS, PRODUCTS, Case
+from summarymixing.benchmark.measure import OUT_OF_MEMORY
 
 CASE_FIELDS = tuple(field.name for field in fields(Case))
 BASELINES = ("RoPEMHA", "none")
@@ -258,6 +259,22 @@ def targets(rows, device):
             verdict = "met" if target.met(value) else "MISSED"
             lines.append(f"{target}: {value} {verdict} ({rest})")
     return lines
+
+
+def failures(content):
+    """A line for each side that failed for another reason than memory or compilation.
+
+    Arguments
+    ---------
+    content : dict
+        Of a file of results.
+    """
+    for row in [*content["rows"], *content["recipes"]]:
+        reason = row.get("failed", OUT_OF_MEMORY)
+        if reason != OUT_OF_MEMORY and row.get("graph") in (None, "eager"):
+            keys = ("recipe", "encoder", "part", "step", "precision", "seconds", "batch_seconds")
+            where = " ".join(f"{row[key]}" for key in keys if key in row)
+            yield f"{row['mixer']}, {where} s: {reason}"
 
 
 def plot(contents, path):

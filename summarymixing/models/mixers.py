@@ -39,7 +39,8 @@ class UnlimitedPositionalEncoding(PositionalEncoding):
     def forward(self, x):
         """(batch, time, features) → (1, time, features)."""
         if x.shape[1] > self.max_len:
-            return PositionalEncoding(self.pe.shape[2], x.shape[1]).pe.to(self.pe)
+            self.max_len = 1 << (x.shape[1] - 1).bit_length()
+            self.pe = PositionalEncoding(self.pe.shape[2], self.max_len).pe.to(self.pe)
         return self.pe[:, : x.shape[1]]
 
     def _load_from_state_dict(self, state_dict, prefix, *args):

@@ -164,7 +164,8 @@ def decayed_mean(
         raise InputError(f"decay must be in (0, 1], got {decay}")
     size, chunks = _chunks(values, chunk_size, left_context)
     batch, time, _ = values.shape
-    with torch.autocast(values.device.type, enabled=False):
+    kind = values.device.type
+    with torch.autocast("cpu" if kind == "meta" else kind, enabled=False):
         sums = _cut(_counted(values, padding), size, chunks).flatten(0, 1)
         past = _scan(sums, decay)
         within = past if causal else past + _scan(sums.flip(1), decay).flip(1) - sums

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from summarymixing.benchmark import measure
+from summarymixing.benchmark import measure, report
 from summarymixing.benchmark.cases import MIXERS, PRODUCTS, Case, Side
 
 
@@ -112,7 +112,42 @@ def test_out_of_memory_is_a_row(error, make_case, monkeypatch):
     assert failed == {PRODUCTS: None, "RoPEMHA": measure.OUT_OF_MEMORY, "SummaryMixing": None}
 
 
-def test_other_errors_are_errors(make_case, monkeypatch):
-    monkeypatch.setattr(Side, "__call__", lambda self: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        measure.measure(make_case(), ["none"], repeats=1)
+def test_one_side_that_fails_leaves_the_others(make_case, monkeypatch):
+    call = Side.__call__
+
+    def fails(self):
+        if any("in_proj_weight" in name for name, _ in self.model.named_parameters()):
+            raise RuntimeError("CUDNN_STATUS\nno engine")
+        return call(self)
+
+    monkeypatch.setattr(Side, "__call__", fails)
+    rows = measure.measure(make_case(), ["RoPEMHA", "SummaryMixing"], repeats=1)
+    failed = {row["mixer"]: row.get("failed") for row in rows}
+    said = "RuntimeError: CUDNN_STATUS no engine"
+    assert failed == {PRODUCTS: None, "RoPEMHA": said, "SummaryMixing": None}
+    lines = list(report.failures({"rows": rows, "recipes": []}))
+    assert lines == [f"RoPEMHA, conformer layers training float32 1 s: {said}"]
+
+
+@pytest.mark.parametrize("mixer", MIXERS)
+def test_a_row_in_bf16(mixer, make_case):
+    (row,) = (
+        row
+        for row in measure.measure(make_case(precision="bf16"), [mixer], repeats=1)
+        if row["mixer"] == mixer
+    )
+    assert "failed" not in row and row["peak_bytes"] > 0
+    assert row["flops"] == measure.flops(make_case(), mixer) > 0
+
+
+def test_the_step_whose_memory_is_measured_begins_without_gradients(make_case, monkeypatch):
+    held = []
+
+    def peak_bytes(side, device):
+        held.append([p.grad for p in (side.x, *side.parameters) if p.grad is not None])
+        side()
+        return 0
+
+    monkeypatch.setattr(measure, "peak_bytes", peak_bytes)
+    measure.measure(make_case(), ["SummaryMixing"], repeats=1)
+    assert held == [[], []]
