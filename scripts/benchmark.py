@@ -11,6 +11,7 @@ command goes on where it stopped.
 import argparse
 import itertools
 import json
+import math
 import shlex
 import sys
 import tempfile
@@ -124,10 +125,14 @@ def check(arguments):
         "recipe_seconds",
     ):
         value = getattr(arguments, name)
-        if value is not None and not value > 0:
+        if value is not None and not 0 < value < math.inf:
             raise InputError(f"--{name} must be more than 0, got {value}")
-    if any(not seconds > 0 for seconds in arguments.seconds or ()):
+    if any(not 0 < seconds < math.inf for seconds in arguments.seconds or ()):
         raise InputError(f"--seconds must be more than 0, got {arguments.seconds}")
+    if arguments.plot:  # said before anything is measured
+        plot = Path(arguments.plot)
+        if plot.suffix not in (".png", ".pdf", ".svg") or not plot.absolute().parent.is_dir():
+            raise InputError(f"--plot must be a .png, .pdf or .svg in a folder, got {plot}")
     if not 0 < arguments.padding <= 1:
         raise InputError(f"--padding must be in (0, 1], got {arguments.padding}")
     if not 0 <= arguments.dropout < 1:
