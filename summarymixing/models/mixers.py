@@ -195,6 +195,10 @@ def make_mixer(attention_type, d_model, nhead, d_ffn, dropout, **summary):
     >>> mixer(x, x, x)[0].shape
     torch.Size([2, 5, 16])
     """
+    if attention_type not in MIXERS:
+        raise InputError(
+            f"attention_type must be one of {', '.join(MIXERS)}, got {attention_type!r}"
+        )
     check_heads(d_model, nhead)
     return MIXERS[attention_type].make(
         d_model=d_model, nhead=nhead, d_ffn=d_ffn, dropout=dropout, **summary

@@ -318,3 +318,8 @@ def test_published_size():
     encoder = sum(p.numel() for p in model.encoder.parameters())
     whole = sum(p.numel() for p in model.parameters())
     assert f"{encoder / 1e6:.1f} {whole / 1e6:.1f}" == "86.0 114.2"
+
+
+def test_no_such_mixer():
+    with pytest.raises(InputError, match="attention_type must be one of .*, got 'many'"):
+        mixers.make_mixer("many", d_model=16, nhead=1, d_ffn=16, dropout=0.0)
