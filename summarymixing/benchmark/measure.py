@@ -12,7 +12,7 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from summarymixing.benchmark.cases import PRODUCTS, Side
-from summarymixing.errors import one_line
+from summarymixing.errors import InputError, one_line
 from summarymixing.ops.memory import is_out_of_memory
 
 OUT_OF_MEMORY = "out of memory"
@@ -39,7 +39,7 @@ def limit_memory(share=0.9):
     resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
 
 
-def why_failed(error):
+def _why_failed(error):
     """In one line, `OUT_OF_MEMORY` for all that is."""
     if is_out_of_memory(error):
         return OUT_OF_MEMORY
@@ -142,43 +142,72 @@ def measure(case, mixers, device="cpu", repeats=5, seed=0):
     >>> [(row["mixer"], len(row["times"])) for row in rows]
     [('products', 3), ('none', 3), ('SummaryMixing', 3)]
     """
-    rows, sides, calls = {}, {}, {}
+    calls = {}
     torch.compiler.reset()  # no graph that an earlier case left
 
-    def attempt(mixer, function, *arguments):
-        """Its result; None if it fails, and the side is out: the others go on."""
-        try:
-            return function(*arguments)
-        except Exception as error:
-            reason = why_failed(error)
-        # Outside the handler, which holds on to every frame of the failed step.
-        rows[mixer] = {**asdict(case), "mixer": mixer, "audio": case.audio, "failed": reason}
-        sides.pop(mixer, None)
-        release(device)
-        return None
-
     def prepare(mixer):
-        side = sides[mixer] = Side(case, mixer, device, seed)
+        side = Side(case, mixer, device, seed)
         seconds_of(side, device)  # warms up, and compiles
         side.forget()  # gradients that are freed within the step would be taken off its peak
         peak = side.parameter_bytes + peak_bytes(side, device)
         calls[mixer] = max(1, round(SECONDS_A_TURN / seconds_of(side, device)))
         side.forget()
-        return {"peak_bytes": peak, "flops": flops(case, mixer), "times": []}
+        return side, {"peak_bytes": peak, "flops": flops(case, mixer), "times": []}
 
-    def turn(mixer):
-        rows[mixer]["times"].append(seconds_of(sides[mixer], device, calls[mixer]))
-        sides[mixer].forget()
+    def turn(side, row):
+        row["times"].append(seconds_of(side, device, calls[row["mixer"]]))
+        side.forget()
 
-    for mixer in [PRODUCTS, *mixers]:
-        found = attempt(mixer, prepare, mixer)
-        if found is not None:
-            rows[mixer] = {**asdict(case), "mixer": mixer, "audio": case.audio, **found}
+    about = {**asdict(case), "audio": case.audio}
+    return take_turns([PRODUCTS, *mixers], about, prepare, turn, repeats, device)
+
+
+def take_turns(mixers, about, prepare, turn, repeats, device):
+    """Rows of sides that take turns; one that fails is out, and the others go on.
+
+    Arguments
+    ---------
+    mixers : list of str
+    about : dict
+        What stands in every row, beside its "mixer".
+    prepare : callable
+        mixer → (side, dict): what takes the turns, and the beginning of its row.
+    turn : callable
+        (side, row): adds to the row.
+    repeats : int
+    device : str
+
+    Returns
+    -------
+    list of dict
+        With "failed", why, for those that did.
+    """
+    rows, sides = {}, {}
+
+    def begin(mixer):
+        sides[mixer], facts = prepare(mixer)
+        rows[mixer] = {**about, "mixer": mixer, **facts}
+
+    def attempt(mixer, function):
+        try:
+            function(mixer)
+            return
+        except InputError:
+            raise
+        except Exception as error:
+            reason = _why_failed(error)
+        # Outside the handler, which holds on to every frame of the failed step.
+        rows[mixer] = {**about, "mixer": mixer, "failed": reason}
+        sides.pop(mixer, None)
+        _release(device)
+
+    for mixer in mixers:
+        attempt(mixer, begin)
     for _ in range(repeats):
         for mixer in list(sides):
-            attempt(mixer, turn, mixer)
+            attempt(mixer, lambda mixer: turn(sides[mixer], rows[mixer]))
     sides.clear()
-    release(device)
+    _release(device)
     return list(rows.values())
 
 
@@ -187,8 +216,7 @@ def _synchronize(device):
         torch.cuda.synchronize(device)
 
 
-def release(device):
-    """Gives back memory that nothing holds."""
+def _release(device):
     gc.collect()
     if torch.device(device).type == "cuda":
         torch.cuda.empty_cache()

@@ -11,9 +11,8 @@ import speechbrain as sb
 import torch
 
 from summarymixing.benchmark.cases import MIXERS
-from summarymixing.benchmark.measure import peak_bytes, release, seconds_of, why_failed
+from summarymixing.benchmark.measure import peak_bytes, seconds_of, take_turns
 from summarymixing.dataio.manifests import COLUMNS, read
-from summarymixing.errors import InputError
 from summarymixing.training import config, data
 from summarymixing.training.batches import Batches
 from summarymixing.training.experiment import check, make_brain
@@ -156,28 +155,11 @@ def measure_recipe(
         (with the parameters and the optimizer's state).
     """
     manifest = make_batch(folder, batch_seconds, seed=seed)
-    rows, sides = {}, {}
-
-    def attempt(mixer, function):
-        """If it fails, the side is out, and the others go on."""
-        try:
-            function(mixer)
-            return
-        except InputError:
-            raise
-        except Exception as error:
-            rows[mixer] = {**identity(recipe, overrides, batch_seconds), "mixer": mixer}
-            rows[mixer]["failed"] = why_failed(error)
-        # Outside the handler, which holds on to every frame of the failed step.
-        sides.pop(mixer, None)
-        release(device)
 
     def prepare(mixer):
-        side = sides[mixer] = _Training(recipe, overrides, mixer, folder, manifest, device, seed)
+        side = _Training(recipe, overrides, mixer, folder, manifest, device, seed)
         seconds_of(side.step, device)
-        rows[mixer] = {
-            **identity(recipe, overrides, batch_seconds),
-            "mixer": mixer,
+        return side, {
             "precision": side.precision,
             "utterances": len(manifest),
             "audio": float(manifest.durations.sum()),
@@ -187,13 +169,9 @@ def measure_recipe(
             "read_times": [],
         }
 
-    def turn(mixer):
-        rows[mixer]["times"].append(seconds_of(sides[mixer].step, device))
-        rows[mixer]["read_times"].append(seconds_of(sides[mixer].read, "cpu"))
+    def turn(side, row):
+        row["times"].append(seconds_of(side.step, device))
+        row["read_times"].append(seconds_of(side.read, "cpu"))
 
-    for mixer in mixers:
-        attempt(mixer, prepare)
-    for _ in range(repeats):
-        for mixer in list(sides):
-            attempt(mixer, turn)
-    return list(rows.values())
+    about = identity(recipe, overrides, batch_seconds)
+    return take_turns(mixers, about, prepare, turn, repeats, device)

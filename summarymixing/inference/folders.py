@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from summarymixing.errors import InputError
+from summarymixing.errors import InputError, one_line
 from summarymixing.files import sha256
 
 CONFIG = "config.json"
@@ -65,8 +65,9 @@ of scripts/toy.py
         except OSError as error:
             raise InputError(f"{path}: {error.strerror}; {wanted}") from error
         except (ValueError, RecursionError) as error:
-            line = " ".join(str(error).split())[:200]
-            raise InputError(f"{path}: it is no JSON, or damaged: {line}") from error
+            raise InputError(
+                f"{path}: it is no JSON, or damaged: {one_line(error, 200)}"
+            ) from error
         except (KeyError, TypeError) as error:
             others = [kind for kind in KINDS if isinstance(config, dict) and kind.version in config]
             what = f"it is of {others[0].script}" if others else f"it has no {self.version}"
