@@ -24,7 +24,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from summarymixing.decoding.hypotheses import BLANK
-from summarymixing.errors import InputError
+from summarymixing.errors import InputError, one_line
 from summarymixing.files import sha256, write_whole
 from summarymixing.inference.chunkwise import Chunkwise
 from summarymixing.inference.folders import CONFIG, EXPORTED, made_whole
@@ -236,7 +236,7 @@ def _trace(path, module, example, inputs, outputs):
     except OSError:
         raise
     except Exception as error:  # of torch's many
-        line = " ".join(str(error).split())[:200]
+        line = one_line(error, 200)
         raise InputError(
             f"the {path.stem} graph of this model cannot be exported: "
             f"{type(error).__name__}: {line}"
@@ -360,7 +360,7 @@ def _compare(name, expected, valid, exported, compute, tolerance=TOLERANCE):
     except InputError:
         raise
     except Exception as error:  # of onnxruntime's many
-        line = " ".join(str(error).split())[:200]
+        line = one_line(error, 200)
         raise InputError(
             f"the {name} graph of this model does not run at every size: {line}"
         ) from error

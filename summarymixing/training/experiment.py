@@ -21,7 +21,7 @@ from summarymixing.dataio import tokenizer as tokenizers
 from summarymixing.dataio.manifests import read
 from summarymixing.decoding.methods import as_search
 from summarymixing.decoding.ngram import arpa_lines, estimate
-from summarymixing.errors import InputError, said_in_one_line
+from summarymixing.errors import InputError, one_line, said_in_one_line
 from summarymixing.files import write_whole
 from summarymixing.training import config, data, rehearsal, results
 from summarymixing.training.batches import Batches, accumulation
@@ -172,7 +172,7 @@ def _join_processes(run_opts):
     try:
         ddp_init_group(run_opts)
     except ValueError as error:
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         if "Not enough GPUs" in reason:
             reason = (
                 f"{os.environ.get('LOCAL_WORLD_SIZE', 'some')} processes, and this machine has "
