@@ -30,6 +30,7 @@ from summarymixing.files import write_whole
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "LibriSpeech" / "hparams" / "ctc_attention.yaml"
 ENCODERS = tuple(DEPTHS)
+TRITON = [mixer for mixer in MIXERS if MIXERS[mixer].triton]
 EVERYTHING = {
     "encoders": ENCODERS, "parts": PARTS, "steps": STEPS, "precisions": PRECISIONS,
     "graphs": tuple(GRAPHS), "mixers": tuple(MIXERS),
@@ -58,7 +59,7 @@ DEFAULTS = {
         {
             "seconds": [10, 40, 100], "encoders": ["conformer"], "parts": ["layers"],
             "steps": ["training"], "precisions": ["bf16"], "graphs": ["compile"],
-            "mixers": ["none", "SummaryMixing", "RoPEMHA"],
+            "mixers": ["none", "SummaryMixing", "RoPEMHA", *TRITON],
         },
         # Twenty minutes in one sample.
         {
@@ -80,7 +81,7 @@ DEFAULTS = {
             "seconds": [10, 100], "encoders": ENCODERS, "parts": ["cell", "layers"],
             "steps": STEPS, "precisions": PRECISIONS, "graphs": ["eager", "compile"],
             "mixers": ["none", "SummaryMixing", "SummaryMixing-lite", "SummaryMixing-fast",
-                       "SummaryMixing-expdecay", "RoPEMHA"],
+                       "SummaryMixing-expdecay", "RoPEMHA", *TRITON],
         },
     ],
 }  # fmt: skip
@@ -107,7 +108,7 @@ def cases(arguments, device):
             )  # fmt: skip
             wanted = {*chosen["mixers"], *report.BASELINES, *found.get(case, ())}
             if part == "cell":
-                wanted.discard("none")  # a cell that is nothing
+                wanted -= {"none", "none+triton"}  # a cell that is nothing
             found[case] = [mixer for mixer in MIXERS if mixer in wanted]
     return found
 
@@ -139,7 +140,11 @@ def check(arguments):
         raise InputError(f"--dropout must be in [0, 1), got {arguments.dropout}")
     if arguments.d_model % 16:
         raise InputError(f"--d_model must be a multiple of 16, got {arguments.d_model}")
-    return machine.check_device(arguments.device)
+    device = machine.check_device(arguments.device)
+    for mixer in arguments.mixers or ():
+        if mixer in TRITON and device.type != "cuda":
+            raise InputError(f"--mixers {mixer}: kernels run on a GPU only, --device cuda")
+    return device
 
 
 def read(path):

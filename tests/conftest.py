@@ -10,6 +10,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 ROOT = Path(__file__).parents[1]
 
+if not torch.cuda.is_available():  # before Triton is imported, which reads it then
+    os.environ["TRITON_INTERPRET"] = "1"
+
 
 @pytest.fixture(autouse=True)
 def _reproducible_on_one_thread():

@@ -503,6 +503,7 @@ def test_fixed_parts_of_an_experiment(tmp_path):
     check = config.check_same_experiment
     check(path, SMALL, str(tmp_path))
     check(path, SMALL | {"number_of_epochs": 99, "data_folder": "/moved"}, str(tmp_path))
+    check(path, SMALL | {"model": {"activation_checkpointing": True}}, str(tmp_path))
     for change in (
         {"d_model": 32},
         {"seed": 4},

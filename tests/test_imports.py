@@ -42,7 +42,7 @@ OUTSIDE = {
     "errors": set(),
     "files": set(),
     "machine": {"torch"},
-    "ops": {"torch"},
+    "ops": {"torch", "triton"},
     "nnet": {"torch"},
     "models": {"torch", "speechbrain"},
     "published": {"torch"},

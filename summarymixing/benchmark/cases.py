@@ -2,29 +2,43 @@
 
 from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from summarymixing.models.transformer_asr import TransformerASR
+from summarymixing.ops import kernels
 from summarymixing.ops.padding import padding_mask
 
 FRAMES_A_SECOND = 25  # behind a front end that takes 10 ms frames and keeps every fourth
-# What each side gives `TransformerASR`; heads as published.
+
+
+class Mixer(NamedTuple):
+    """What a side gives `TransformerASR`, and whether Triton's kernels are on."""
+
+    arguments: dict
+    activation_checkpointing: bool = False
+    triton: bool = False
+
+
+# Heads as published.
 MIXERS = {
-    "none": {"attention_type": "none"},
-    "SummaryMixing": {"encoder_nhead": 1},
-    "SummaryMixing-lite": {"encoder_nhead": 1, "mode": "SummaryMixing-lite"},
-    "SummaryMixing-fast": {"encoder_nhead": 1, "mode": "SummaryMixing-fast"},
-    "SummaryMixing-expdecay": {"encoder_nhead": 1, "mode": "SummaryMixing-expdecay"},
-    "RoPEMHA": {"attention_type": "RoPEMHA"},
-    "RelPosMHAXL": {"attention_type": "RelPosMHAXL"},
-    "regularMHA": {"attention_type": "regularMHA"},
-    "hypermixing": {"attention_type": "hypermixing"},
-    "SummaryMixing+checkpointing": {"encoder_nhead": 1, "activation_checkpointing": True},
-    "RoPEMHA+checkpointing": {"attention_type": "RoPEMHA", "activation_checkpointing": True},
+    "none": Mixer({"attention_type": "none"}),
+    "SummaryMixing": Mixer({"encoder_nhead": 1}),
+    "SummaryMixing-lite": Mixer({"encoder_nhead": 1, "mode": "SummaryMixing-lite"}),
+    "SummaryMixing-fast": Mixer({"encoder_nhead": 1, "mode": "SummaryMixing-fast"}),
+    "SummaryMixing-expdecay": Mixer({"encoder_nhead": 1, "mode": "SummaryMixing-expdecay"}),
+    "RoPEMHA": Mixer({"attention_type": "RoPEMHA"}),
+    "RelPosMHAXL": Mixer({"attention_type": "RelPosMHAXL"}),
+    "regularMHA": Mixer({"attention_type": "regularMHA"}),
+    "hypermixing": Mixer({"attention_type": "hypermixing"}),
 }
+for _mixer in ("SummaryMixing", "RoPEMHA"):
+    MIXERS[f"{_mixer}+checkpointing"] = MIXERS[_mixer]._replace(activation_checkpointing=True)
+for _mixer in ("none", "SummaryMixing", "RoPEMHA"):
+    MIXERS[f"{_mixer}+triton"] = MIXERS[_mixer]._replace(triton=True)
 # The bare matrix products of a feed-forward part: the rate that a case is compared with.
 PRODUCTS = "products"
 DEPTHS = {"conformer": 12, "branchformer": 18}  # as published
@@ -159,6 +173,7 @@ class Side:
         wide = {"conformer": 4 * d_model, "branchformer": 6 * d_model}[case.encoder]
         features = d_model
         half = case.precision == "bf16"
+        self.triton = mixer != PRODUCTS and MIXERS[mixer].triton
         with torch.device(device):
             if mixer == PRODUCTS:
                 wide = d_model if case.part == "cell" else wide
@@ -177,7 +192,8 @@ class Side:
                     dropout=case.dropout,
                     activation=nn.GELU,
                     encoder_module=case.encoder,
-                    **MIXERS[mixer],
+                    activation_checkpointing=MIXERS[mixer].activation_checkpointing,
+                    **MIXERS[mixer].arguments,
                 )
                 model = _Part(model, case.part)
             self.x = torch.randn(len(lengths), max(lengths), features)
@@ -201,7 +217,7 @@ class Side:
     def __call__(self):
         """One step: the output (detached)."""
         self.forget()
-        with torch.set_grad_enabled(self.training):
+        with torch.set_grad_enabled(self.training), kernels.using(self.triton):
             with self.autocast():
                 y = self.call(self.x, self.lengths)
             if self.training:

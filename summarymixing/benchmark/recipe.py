@@ -13,6 +13,7 @@ import torch
 from summarymixing.benchmark.cases import MIXERS
 from summarymixing.benchmark.measure import peak_bytes, seconds_of, take_turns
 from summarymixing.dataio.manifests import COLUMNS, read
+from summarymixing.ops import kernels
 from summarymixing.training import config, data
 from summarymixing.training.batches import Batches
 from summarymixing.training.experiment import check, make_brain
@@ -76,8 +77,11 @@ class _Training:
             "device": device,
             "attention_type": "SummaryMixing",
             "encoder_nhead": 8,
-            **MIXERS[mixer],
+            **MIXERS[mixer].arguments,
         }
+        if MIXERS[mixer].activation_checkpointing:
+            arguments["model"] = "{activation_checkpointing: true}"
+        self.triton = MIXERS[mixer].triton
         argv = [f"--{key}={'null' if v is None else v}" for key, v in arguments.items()]
         path, run_opts, text = config.arguments([recipe, *argv, *overrides])
         hparams = config.load(path, text)
@@ -104,7 +108,8 @@ class _Training:
 
     def step(self):
         """Features, augmentation, forward, both losses, backward, clipping and the optimizer."""
-        self.brain.fit_batch(self.batch)
+        with kernels.using(self.triton):
+            self.brain.fit_batch(self.batch)
 
     @property
     def held_bytes(self):

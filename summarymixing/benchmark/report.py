@@ -258,7 +258,25 @@ def targets(rows, device):
             )
             verdict = "met" if target.met(value) else "MISSED"
             lines.append(f"{target}: {value} {verdict} ({rest})")
-    return lines
+    return lines + [_twenty_minutes(rows)] * (device == "cuda")
+
+
+def _twenty_minutes(rows):
+    what = "twenty minutes in one sample, where RoPEMHA runs out of memory"
+    for case, sides in by_case(rows).items():
+        if (case.part, case.step, case.seconds, case.batch) == ("encoder", "training", 1200, 1):
+            ours, rope = (sides.get(mixer, {}) for mixer in ("SummaryMixing", "RoPEMHA"))
+            if ours and rope:
+                found = [
+                    f"{row['mixer']} {row.get('failed') or _mebibytes(row)}" for row in (ours, rope)
+                ]
+                met = "times" in ours and rope.get("failed") == OUT_OF_MEMORY
+                return f"{what}: {', '.join(found)}: {'met' if met else 'MISSED'}"
+    return f"{what}: not measured yet"
+
+
+def _mebibytes(row):
+    return f"{row['peak_bytes'] / 2**20:.0f} MiB"
 
 
 def failures(content):

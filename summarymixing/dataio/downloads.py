@@ -25,7 +25,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from summarymixing.errors import InputError
+from summarymixing.errors import InputError, one_line
 from summarymixing.files import alone_in, write_whole
 
 WAITS = (1, 2, 4, 8, 16, 32)  # seconds before each attempt after one that brought nothing new
@@ -302,7 +302,7 @@ def _fetch(part, archive, say):
             if getattr(error, "filename", None) is not None:  # of the disk, not of the network
                 raise
             reason = getattr(error, "reason", error)
-            trouble = " ".join(str(reason).split()) or type(reason).__name__
+            trouble = one_line(reason)
             if isinstance(reason, ssl.SSLCertVerificationError):
                 raise InputError(f"{part.url}: {trouble}") from None
         if _size(partial) > most:

@@ -4,7 +4,7 @@ import os
 
 import torch
 
-from summarymixing.errors import InputError
+from summarymixing.errors import InputError, one_line
 
 
 def check_lm(lm, lm_file):
@@ -53,6 +53,5 @@ def load_lm(lm, lm_file, device):
     try:
         model.load_state_dict(torch.load(lm_file, map_location="cpu"))
     except Exception as error:  # whatever torch makes of a file that is something else
-        reason = " ".join(str(error).split())[:300]
-        raise InputError(f"lm_file={lm_file} does not fit lm: {reason}") from error
+        raise InputError(f"lm_file={lm_file} does not fit lm: {one_line(error)}") from error
     return model.to(device).eval()

@@ -23,7 +23,7 @@ from summarymixing.dataio import tokenizer as tokenizers
 from summarymixing.decoding.methods import as_search
 from summarymixing.decoding.searches import CTCGreedySearch
 from summarymixing.decoding.transducer import TransducerGreedySearch
-from summarymixing.errors import InputError
+from summarymixing.errors import InputError, one_line
 from summarymixing.inference import long, tree
 from summarymixing.inference.alignment import align
 from summarymixing.inference.chunkwise import Chunkwise
@@ -451,4 +451,4 @@ def _greedy_search(modules):
 
 
 def _line(error):
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:400]
+    return f"{type(error).__name__}: {one_line(error)}"

@@ -8,7 +8,7 @@ import torch
 from speechbrain.utils.dynamic_chunk_training import DynChunkTrainConfig
 from torch import nn
 
-from summarymixing.errors import InputError
+from summarymixing.errors import InputError, one_line
 from summarymixing.inference.loading import check_same_names, front_end
 from summarymixing.ops.padding import absolute_lengths
 
@@ -100,8 +100,9 @@ def _read(path):
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch has many words for a damaged file
-        line = " ".join(str(error).split())[:200]
-        raise InputError(f"{path}: it cannot be read: {type(error).__name__}: {line}") from error
+        raise InputError(
+            f"{path}: it cannot be read: {type(error).__name__}: {one_line(error)}"
+        ) from error
     if not isinstance(found, dict):
         raise InputError(f"{path}: it holds no weights")
     return found

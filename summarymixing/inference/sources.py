@@ -6,7 +6,7 @@ import sys
 
 import numpy as np
 
-from summarymixing.errors import InputError
+from summarymixing.errors import InputError, one_line
 
 logger = logging.getLogger(__name__)
 
@@ -73,8 +73,9 @@ def microphone(rate, seconds=0.1):
     try:
         import sounddevice  # an optional package
     except (ImportError, OSError) as error:  # OSError: without the library PortAudio
-        reason = " ".join(str(error).split())
-        raise InputError(f"mic needs a package: pip install sounddevice ({reason})") from error
+        raise InputError(
+            f"mic needs a package: pip install sounddevice ({one_line(error)})"
+        ) from error
     pieces = queue.Queue()
 
     def take(data, frames, time, status):

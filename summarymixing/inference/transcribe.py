@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from summarymixing.dataio import audio
 from summarymixing.dataio.samples import check_samples
-from summarymixing.errors import InputError
+from summarymixing.errors import InputError, one_line
 from summarymixing.inference.segments import PAUSE_SECONDS, cut
 from summarymixing.inference.streaming import frame_seconds
 from summarymixing.inference.words import Word, alone, words_of
@@ -202,4 +202,4 @@ def _continued(result, text, words, start):
 
 
 def _failed(path, error):
-    return Result(path, 0.0, "", [], " ".join(str(error).split()))
+    return Result(path, 0.0, "", [], one_line(error, None))

@@ -18,7 +18,7 @@ import ruamel.yaml
 import yaml
 
 from summarymixing import decoding
-from summarymixing.errors import InputError
+from summarymixing.errors import InputError, one_line
 
 _ACTIVATIONS = (
     "CELU ELU GELU GLU Hardshrink Hardsigmoid Hardswish Hardtanh Identity LeakyReLU LogSigmoid "
@@ -119,7 +119,7 @@ def _built(tree, folder):
             return functools.partial(found, *args, **kwargs) if arguments else found
         return found(*args, **kwargs)
     except Exception as error:  # classes check their arguments in many ways
-        raise InputError(f"{name}: {type(error).__name__}: {_one_line(error)}") from error
+        raise InputError(f"{name}: {type(error).__name__}: {one_line(error)}") from error
 
 
 def read_yaml(text):
@@ -150,7 +150,7 @@ def read_yaml(text):
     try:
         tree = yaml.load(text, Loader=_Recorder)
     except ruamel.yaml.error.YAMLError as error:
-        raise InputError(_one_line(error)) from error
+        raise InputError(one_line(error)) from error
     if not isinstance(tree, dict):
         raise InputError("not a YAML mapping of hyperparameters")
     return tree
@@ -245,10 +245,6 @@ def _path(name, folder):
     if not os.path.isfile(path):
         raise InputError(f"{path}: no such file, and the package names it")
     return path
-
-
-def _one_line(error):
-    return " ".join(str(error).split())[:300]
 
 
 class _Recorder(ruamel.yaml.SafeLoader):

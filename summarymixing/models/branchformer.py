@@ -9,7 +9,7 @@ from summarymixing.models.checkpointing import checkpointed
 from summarymixing.models.mixers import NoMixer
 from summarymixing.models.streaming import StreamingEncoder, nested, part
 from summarymixing.nnet.mlp import mlp
-from summarymixing.ops.convolution import chunked_convolution
+from summarymixing.ops.convolution import chunked_convolution, depthwise_convolution
 from summarymixing.ops.padding import reflect
 
 
@@ -34,7 +34,7 @@ class ReflectingConv1d(nn.Module):
         # Around its first frame, an utterance of at most `width` frames reflects into what was
         # just written behind it: a reflection repeated is the same seen from either end.
         x = torch.cat([x[:, 1 : self.width + 1].flip(1), x], dim=1)
-        return self.conv(x.transpose(1, 2)).transpose(1, 2)
+        return depthwise_convolution(x, self.conv.weight, self.conv.bias)
 
 
 class SpatialGatingUnit(convolution.ConvolutionalSpatialGatingUnit):

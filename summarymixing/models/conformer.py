@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from summarymixing.models.checkpointing import checkpointed
 from summarymixing.models.mixers import NoMixer
 from summarymixing.models.streaming import StreamingEncoder, nested, part
-from summarymixing.ops.convolution import chunked_convolution
+from summarymixing.ops.convolution import chunked_convolution, depthwise_convolution
 
 
 class ConvolutionModule(host.ConvolutionModule):
@@ -22,10 +22,9 @@ class ConvolutionModule(host.ConvolutionModule):
         if dynchunktrain_config is not None:
             return self.stream(x, dynchunktrain_config, {}, mask)[0]
         x = self._before_conv(x, mask)
-        x = self.conv(x.transpose(1, 2))
-        if self.causal:
-            x = x[..., : -self.padding]
-        return self.after_conv(x.transpose(1, 2))
+        after = 0 if self.causal else self.padding
+        x = depthwise_convolution(x, self.conv.weight, self.conv.bias, self.padding, after)
+        return self.after_conv(x)
 
     def stream(self, x, chunks, state, mask=None):
         """(batch, time, features), whole chunks → (same, state)."""

@@ -1,9 +1,47 @@
-"""Depthwise convolution over chunks: nothing is seen beyond the end of a frame's own chunk."""
+"""Depthwise convolutions over time, and over chunks of it.
+
+By PyTorch's convolutions, or by one kernel where `ops.kernels` are on.
+"""
 
 import torch
 from torch.nn import functional as F
 
 from summarymixing.errors import InputError
+from summarymixing.ops import kernels
+
+
+def depthwise_convolution(x, weight, bias=None, left=0, right=0):
+    """Depthwise convolution over time.
+
+    Arguments
+    ---------
+    x : torch.Tensor
+        (batch, time, channels).
+    weight : torch.Tensor
+        (channels, 1, kernel).
+    bias : torch.Tensor, optional
+        (channels,).
+    left, right : int
+        Zeros before the first frame and behind the last.
+
+    Returns
+    -------
+    torch.Tensor
+        (batch, left + time + right - kernel + 1, channels).
+
+    Example
+    -------
+    >>> x = torch.ones(1, 4, 1)
+    >>> depthwise_convolution(x, torch.ones(1, 1, 3), left=2).flatten().tolist()
+    [1.0, 2.0, 3.0, 3.0]
+    """
+    if kernels.usable(x):
+        time = left + x.shape[1] + right - weight.shape[-1] + 1
+        return kernels.depthwise_convolution(x, weight, bias, left, time)
+    x = x.transpose(1, 2)
+    if left != right:
+        x, left = F.pad(x, (left, right)), 0
+    return F.conv1d(x, weight, bias, padding=left, groups=len(weight)).transpose(1, 2)
 
 
 def chunked_convolution(x, weight, bias=None, chunk_size=None, state=None):
@@ -58,6 +96,8 @@ def chunked_convolution(x, weight, bias=None, chunk_size=None, state=None):
         )
     x = torch.cat([state, x], 1)
     state = x[:, time:]
+    if kernels.usable(x):
+        return kernels.depthwise_convolution(x, weight, bias, 0, time, size), state
     y = F.conv1d(x.transpose(1, 2), weight[..., : width + 1], bias, groups=channels)
     if width and size > 1:
         chunks = -(-time // size)

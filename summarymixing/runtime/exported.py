@@ -26,7 +26,7 @@ import os
 import numpy as np
 
 from summarymixing.dataio.resampling import reach, resample
-from summarymixing.errors import InputError
+from summarymixing.errors import InputError, one_line
 from summarymixing.inference.folders import CONFIG, EXPORTED
 from summarymixing.inference.words import runs
 from summarymixing.runtime.pieces import Pieces
@@ -185,8 +185,7 @@ class Exported:
         try:
             return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime has many
-            line = " ".join(str(error).split())[:200]
-            raise InputError(f"{path}: onnxruntime cannot load it: {line}") from error
+            raise InputError(f"{path}: onnxruntime cannot load it: {one_line(error)}") from error
 
 
 class _Chunkwise:

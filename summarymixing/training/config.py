@@ -12,7 +12,7 @@ from hyperpyyaml import load_hyperpyyaml, resolve_references
 from hyperpyyaml.core import recursive_update
 from speechbrain.utils.run_opts import RunOptions
 
-from summarymixing.errors import InputError
+from summarymixing.errors import InputError, one_line
 
 # What a run may change and still continue an earlier one in the same folder.
 MAY_CHANGE = (
@@ -24,7 +24,7 @@ MAY_CHANGE = (
     "test_beam_size test_ctc_weight temperature lm_file lm_weight ngram_order ngram_file "
     "ngram_weight avg_checkpoints avg_metric "
     "max_symbols_per_frame valid_chunk_size valid_left_context test_chunk_size test_left_context "
-    "train_text valid_text test_text batch_bytes variant variants"
+    "train_text valid_text test_text batch_bytes variant variants activation_checkpointing"
 ).split()
 # Keys that recipes were given later, and what they were without them.
 CAME_LATER = {
@@ -390,7 +390,7 @@ def _explain(error):
     if missing:
         return f"{missing[1]} is required: give --{missing[1]}=…"
     if isinstance(error, (InputError, ImportError, FileNotFoundError)):
-        return " ".join(str(error).split())
+        return one_line(error, None)
     if isinstance(error, AssertionError) and not text:
         text = traceback.extract_tb(error.__traceback__)[-1].line
     return f"{type(error).__name__}: " + " ".join(text.split())

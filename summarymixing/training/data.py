@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from summarymixing.dataio import manifests
 from summarymixing.dataio.samples import check_samples
 from summarymixing.dataio.screening import FINDINGS, Limits, screen
-from summarymixing.errors import InputError
+from summarymixing.errors import InputError, one_line
 
 logger = logging.getLogger(__name__)
 
@@ -289,10 +289,10 @@ def ended_with_its_workers():
         lost = isinstance(error, (ConnectionError, EOFError))
         if not lost and not (isinstance(error, RuntimeError) and "DataLoader" in str(error)):
             raise
-        reason = " ".join(str(error).split())
         raise InputError(
-            f"a data worker gave nothing for {_PATIENCE} s, or died ({reason}): look at the disk "
-            "that the audio is on, and at memory; the same command goes on from the last checkpoint"
+            f"a data worker gave nothing for {_PATIENCE} s, or died ({one_line(error)}): look at "
+            "the disk that the audio is on, and at memory; the same command goes on from the last "
+            "checkpoint"
         ) from error
 
 

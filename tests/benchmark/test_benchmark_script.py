@@ -1,6 +1,7 @@
 """scripts/benchmark.py: what it measures, keeps, skips, and shows."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -65,11 +66,13 @@ def test_no_case_begins_after_the_minutes(benchmark, tmp_path):
 def test_a_step_of_a_recipe(benchmark, tmp_path):
     tiny = ["d_model=16", "nhead=2", "num_encoder_layers=1", "num_decoder_layers=1", "d_ffn=16",
             "csgu_linear_units=16", "cnn_channels=4", "output_neurons=20"]  # fmt: skip
-    options = [*TINY, "--minutes=1e-9", "--recipe", "--recipe_seconds=2", "--override", *tiny]
+    mixers = ["SummaryMixing", "RoPEMHA", "SummaryMixing+checkpointing"]
+    options = [*TINY, "--minutes=1e-9", "--mixers", *mixers, "--recipe", "--recipe_seconds=2"]
+    options += ["--override", *tiny]
     status, out, error = benchmark(*options)
     assert status == 0, error
     rows = json.loads((tmp_path / "speed.json").read_text())["recipes"]
-    assert [row["mixer"] for row in rows] == ["SummaryMixing", "RoPEMHA"]
+    assert [row["mixer"] for row in rows] == mixers
     for row in rows:
         assert len(row["times"]) == len(row["read_times"]) == 2
         assert row["audio"] == 2 and row["peak_bytes"] > 1e5
@@ -85,6 +88,7 @@ def test_a_step_of_a_recipe(benchmark, tmp_path):
         (["--repeats", "0"], "--repeats must be more than 0, got 0"),
         (["--padding", "1.5"], "--padding must be in (0, 1], got 1.5"),
         (["--d_model", "20"], "--d_model must be a multiple of 16, got 20"),
+        (["--mixers", "none+triton"], "--mixers none+triton: kernels run on a GPU only"),
         (["--device", "nonsense"], "--device nonsense is of no use here"),
         (["--seconds", "5", "inf"], "--seconds must be more than 0"),
         (["--plot", "nowhere/speed.png"], "--plot must be a .png"),
@@ -135,3 +139,15 @@ def test_targets_say_what_was_measured(case):
     assert sum("not measured yet" in line for line in lines) == len(lines) - 1
     rows = _rows(case, RoPEMHA=([10], 1), SummaryMixing=([9], 1))
     assert "0.90 (0.90–0.90) MISSED" in "".join(report.targets(rows, "cpu"))
+
+
+def test_twenty_minutes_fit_or_do_not(case):
+    long = replace(case, part="encoder", seconds=1200, batch=1)
+
+    def line(rope):
+        return report.targets(_rows(long, SummaryMixing=([1], 2**20), RoPEMHA=rope), "cuda")[-1]
+
+    what = "twenty minutes in one sample, where RoPEMHA runs out of memory: "
+    assert line(([1], 2**21)) == what + "SummaryMixing 1 MiB, RoPEMHA 2 MiB: MISSED"
+    assert line((None, None)) == what + "SummaryMixing 1 MiB, RoPEMHA out of memory: met"
+    assert report.targets([], "cuda")[-1] == what + "not measured yet"

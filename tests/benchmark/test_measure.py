@@ -19,7 +19,7 @@ def make_case():
 @pytest.mark.parametrize("mixer", MIXERS)
 @pytest.mark.parametrize("part", ("cell", "layers", "encoder"))
 def test_every_side_takes_a_step(part, mixer, make_case):
-    if part == "cell" and mixer == "none":
+    if part == "cell" and mixer in ("none", "none+triton"):
         pytest.skip("a cell that is nothing")
     side = Side(make_case(part=part), mixer, "cpu")
     assert side().shape == (2, 25, 16)

@@ -62,6 +62,22 @@ def test_compile_trains_the_same_model_in_few_graphs(corpus, tiny, tmp_path, mon
         torch.testing.assert_close(value, expected[name], atol=1e-4, rtol=1e-4)
 
 
+def test_activation_checkpointing_trains_the_same_model(corpus, tiny, tmp_path, monkeypatch):
+    again = []
+    plain = torch.utils.checkpoint.checkpoint
+    monkeypatch.setattr(
+        "summarymixing.models.checkpointing.checkpoint",
+        lambda *args, **kwargs: again.append(args) or plain(*args, **kwargs),
+    )
+    for folder, flags in (("kept", []), ("again", ["--model={activation_checkpointing: true}"])):
+        run([*tiny(corpus, tmp_path / folder, dropout=0.1), *flags])
+        assert bool(again) == (folder == "again")
+    expected, found = (
+        load(tmp_path / name).modules["Transformer"].state_dict() for name in ("kept", "again")
+    )
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
 def test_results_and_what_is_left(corpus, tiny, tmp_path, capsys):
     results = run(tiny(corpus, tmp_path / "run", number_of_epochs=2, tensorboard=True))
     folder = tmp_path / "run"
