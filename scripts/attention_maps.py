@@ -197,7 +197,9 @@ def draw(heads, utterances, maps, path):
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
-    parser.add_argument("run")
+    parser.add_argument(
+        "model", metavar="MODEL", help="output folder of a training, or a package of it"
+    )
     parser.add_argument("manifest")
     parser.add_argument("--utterances", type=int, default=100, help="at most; default: 100")
     parser.add_argument(
@@ -212,7 +214,7 @@ def main(argv=None):
     with said_in_one_line():
         if arguments.utterances < 1:
             raise InputError(f"--utterances must be at least 1, got {arguments.utterances}")
-        recogniser = load(arguments.run, arguments.device)
+        recogniser = load(arguments.model, arguments.device)
         if arguments.untrained:
             torch.manual_seed(0)
             recogniser.modules["Transformer"]._init_params()

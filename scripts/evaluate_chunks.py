@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
 """Word error rates of one trained model, offline and chunk by chunk, as a Markdown table.
 
-    python scripts/evaluate_chunks.py RUN_FOLDER MANIFEST.csv
+    python scripts/evaluate_chunks.py MODEL MANIFEST.csv
 
-RUN_FOLDER is the output folder of a training, MANIFEST.csv one of those in its folder manifests/.
+MODEL is the output folder of a training or a package of it, MANIFEST.csv one of those in the folder
+manifests/ of the training.
 Decoding is greedy, as in streaming, whose results these are: a stream gives what its chunk-wise
 forward gives.
 """
@@ -44,7 +45,9 @@ def decode(recogniser, rows, configurations, batch_size):
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("run_folder")
+    parser.add_argument(
+        "model", metavar="MODEL", help="output folder of a training, or a package of it"
+    )
     parser.add_argument("manifest")
     parser.add_argument("--chunk_ms", type=float, nargs="+", default=[320, 640, 1280])
     parser.add_argument(
@@ -65,7 +68,7 @@ def evaluate(arguments):
     """The table: printed, and written to a file."""
     check_integer("--batch_size", arguments.batch_size)
     lefts = [None if n == "unlimited" else n for n in arguments.left_chunks]
-    recogniser = load(arguments.run_folder, arguments.device)
+    recogniser = load(arguments.model, arguments.device)
     rows = manifests.read(arguments.manifest)
     sizes = [chunk_frames(recogniser, ms) for ms in arguments.chunk_ms]
     chunks = [DynChunkTrainConfig(size, left) for left in lefts for size in sizes]

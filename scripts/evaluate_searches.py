@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
 """Word error rates and times of searches over one trained model, as a Markdown table.
 
-    python scripts/evaluate_searches.py RUN_FOLDER MANIFEST.csv
-    python scripts/evaluate_searches.py RUN_FOLDER MANIFEST.csv \\
+    python scripts/evaluate_searches.py MODEL MANIFEST.csv
+    python scripts/evaluate_searches.py MODEL MANIFEST.csv \\
         --methods recipe "joint beam_size=20 ctc_weight=0.3" "ctc_beam ngram_file=tokens.arpa"
 
-RUN_FOLDER is the output folder of a training, or a package of it, MANIFEST.csv one of those in its
+MODEL is the output folder of a training or a package of it, MANIFEST.csv one of those in its
 folder manifests/. A method is the name of a search and its arguments, as in
-summarymixing.decoding.make_search; "recipe" is the search that the run was tested with. All of them
+summarymixing.decoding.make_search; "recipe" is the search that it was tested with. All of them
 search the same encoder output, batch by batch in turn, after a batch whose time is not counted.
 """
 
@@ -58,7 +58,7 @@ def evaluate(recogniser, rows, searches, batch_size):
 def run(options):
     if options.batch_size < 1:
         raise InputError(f"--batch_size must be at least 1, got {options.batch_size}")
-    recogniser = load(options.run_folder, options.device)
+    recogniser = load(options.model, options.device)
     rows = manifests.read(options.manifest)
     names = options.methods
     if names is None:
@@ -104,7 +104,9 @@ def main(argv=None):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("run_folder")
+    parser.add_argument(
+        "model", metavar="MODEL", help="output folder of a training, or a package of it"
+    )
     parser.add_argument("manifest")
     parser.add_argument("--methods", nargs="+", metavar="METHOD")
     parser.add_argument("--batch_size", type=int, default=8, help="utterances (default: 8)")

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Makes a trained model ONNX graphs: python scripts/export.py RUN_FOLDER|PACKAGE OUT
+"""Makes a trained model ONNX graphs: python scripts/export.py MODEL OUT
 
 OUT runs without torch: scripts/transcribe.py and scripts/stream.py take it, with nothing installed
 but onnxruntime, numpy and soundfile. What is exported is the encoder with its CTC head.
@@ -16,7 +16,9 @@ def arguments(argv):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("model", metavar="MODEL", help="output folder of a training, or a package")
+    parser.add_argument(
+        "model", metavar="MODEL", help="output folder of a training, or a package of it"
+    )
     parser.add_argument("out", metavar="OUT", help="the folder to make")
     parser.add_argument(
         "--chunk_ms", type=float, default=640, help="chunk of the streaming graph (default: 640)"

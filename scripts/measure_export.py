@@ -92,7 +92,9 @@ def main(argv=None):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("model", nargs="?")
+    parser.add_argument(
+        "model", metavar="MODEL", nargs="?", help="output folder of a training, or a package of it"
+    )
     parser.add_argument("manifest", nargs="?")
     parser.add_argument("--recipe", help="random weights of a recipe's model")
     parser.add_argument("--seconds", type=float, default=15, help="of noise (--recipe)")

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Makes a trained model a folder that stands alone: python scripts/package.py RUN_FOLDER OUT
+"""Makes a trained model a folder that stands alone: python scripts/package.py RUN OUT
 
 OUT has the averaged weights, the tokenizer, a model card with the results, and a recording to try
 it on. It loads here (scripts/transcribe.py, scripts/stream.py, `summarymixing.inference.load`) and
@@ -17,7 +17,7 @@ def arguments(argv):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("run", metavar="RUN_FOLDER", help="output folder of a training")
+    parser.add_argument("run", metavar="RUN", help="output folder of a training")
     parser.add_argument("out", metavar="OUT", help="the folder to make")
     parser.add_argument(
         "--example", metavar="AUDIO", help="a recording (default: an utterance of the test set)"

@@ -3,7 +3,7 @@
 
 REF and HYP are text ("id words"), trn, CTM, JSON lines or manifests (CSV); of a training:
 
-    python scripts/score.py RUN_FOLDER/manifests/test.csv RUN_FOLDER/hypotheses_test.txt
+    python scripts/score.py RUN/manifests/test.csv RUN/hypotheses_test.txt
 
 Text is compared as it is, case and punctuation included, unless an option says otherwise. Both
 sides must have the same utterances, unless an option says otherwise. Rates come with bootstrap

@@ -19,8 +19,10 @@ from summarymixing.errors import InputError, said_in_one_line
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("model")
-    parser.add_argument("out")
+    parser.add_argument(
+        "model", metavar="MODEL", help="output folder of a training, or a package of it"
+    )
+    parser.add_argument("out", metavar="OUT", help="the folder to make")
     parser.add_argument("--attention_type", default="SummaryMixing")
     parser.add_argument("--mode", default="SummaryMixing", help="of the cell")
     parser.add_argument("--encoder_nhead", type=int, default=1, help="heads of the mixer")

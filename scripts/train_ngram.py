@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """An n-gram model over a tokenizer's tokens, for the CTC prefix beam search, as an ARPA file.
 
-    python scripts/train_ngram.py RUN_FOLDER/tokenizer.model text.txt tokens.arpa --order=4
-    python scripts/train_ngram.py RUN_FOLDER/tokenizer.model RUN_FOLDER/manifests/train.csv \\
-        tokens.arpa --valid=RUN_FOLDER/manifests/valid.csv
+    python scripts/train_ngram.py RUN/tokenizer.model text.txt tokens.arpa --order=4
+    python scripts/train_ngram.py RUN/tokenizer.model RUN/manifests/train.csv \\
+        tokens.arpa --valid=RUN/manifests/valid.csv
 
 Text is a file with a sentence on each line, or a manifest, whose transcripts are taken. Smoothing
 is interpolated Kneser-Ney. All n-grams are in memory, some hundred bytes each: for texts above some

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """The best weights of a search on a development set: decode once, then weigh the scores anew.
 
-    python scripts/tune_search.py RUN_FOLDER MANIFEST.csv --search "joint beam_size=30"
-    python scripts/tune_search.py RUN_FOLDER MANIFEST.csv --search "ctc_beam beam_size=50 \\
+    python scripts/tune_search.py MODEL MANIFEST.csv --search "joint beam_size=30"
+    python scripts/tune_search.py MODEL MANIFEST.csv --search "ctc_beam beam_size=50 \\
         ngram_file=tokens.arpa ngram_weight=0.5" --confirm
 
 The search gives a list of hypotheses for each utterance, with the scores of its models apart. For
@@ -171,7 +171,7 @@ def decode(recogniser, search, rows, batch_size):
 def run(options):
     if options.batch_size < 1:
         raise InputError(f"--batch_size must be at least 1, got {options.batch_size}")
-    recogniser = load(options.run_folder, options.device)
+    recogniser = load(options.model, options.device)
     rows = manifests.read(options.manifest)
     if options.search:
         search = parse_search(options.search, recogniser.modules, lambda: recogniser.test_search)
@@ -229,7 +229,9 @@ def main(argv=None):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("run_folder")
+    parser.add_argument(
+        "model", metavar="MODEL", help="output folder of a training, or a package of it"
+    )
     parser.add_argument("manifest", help="of a development set: not of a test set")
     parser.add_argument(
         "--search",

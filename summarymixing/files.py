@@ -11,8 +11,8 @@ from pathlib import Path
 def write_whole(path: str | os.PathLike, content: str | bytes | Iterable[str]) -> None:
     """Write a file so that a reader, or a run or machine that stops, never meets half of it.
 
-    Parameters
-    ----------
+    Arguments
+    ---------
     path : path
         The file, new or not; its folder is made when missing.
     content : str, bytes or iterable of str
@@ -58,8 +58,8 @@ def alone_in(folder: str | os.PathLike) -> Iterator[int]:
     What is locked is the file `.lock` in it, which stays. Where a file system has no locks, nothing
     is held.
 
-    Parameters
-    ----------
+    Arguments
+    ---------
     folder : path
         Made when missing.
 

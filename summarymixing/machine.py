@@ -27,8 +27,8 @@ def write_figures(
 ) -> None:
     """Write measured numbers as JSON, with what they were measured by and on.
 
-    Parameters
-    ----------
+    Arguments
+    ---------
     path : path
         The file, which is written whole or not at all; its folder is made when missing.
     figures : dict
@@ -68,8 +68,8 @@ def command() -> str:
 def describe(device="cpu", packages: tuple[str, ...] = ()) -> dict:
     """What to write beside a measured number, so that it can be compared with others.
 
-    Parameters
-    ----------
+    Arguments
+    ---------
     device : str or torch.device
         Where the measurement ran.
     packages : tuple of str
@@ -102,8 +102,8 @@ def describe(device="cpu", packages: tuple[str, ...] = ()) -> dict:
 def versions(packages: tuple[str, ...] = ()) -> dict[str, str | None]:
     """Versions of Python and of the packages a result depends on; None for one not installed.
 
-    Parameters
-    ----------
+    Arguments
+    ---------
     packages : tuple of str
         More of them.
 
@@ -126,8 +126,8 @@ def versions(packages: tuple[str, ...] = ()) -> dict[str, str | None]:
 def check_device(name: str):
     """The device that a command's --device names.
 
-    Parameters
-    ----------
+    Arguments
+    ---------
     name : str
         As torch names it.
 

@@ -33,8 +33,8 @@ def train(
 
     The same texts in the same order give the same file, byte for byte.
 
-    Parameters
-    ----------
+    Arguments
+    ---------
     texts : iterable of str
         The training transcripts.
     path : path
@@ -106,8 +106,8 @@ def train_or_load(
     A file that exists is loaded as it is, whatever the other parameters say: `check_fits` tells
     whether it suits the model. Without a path the tokenizer is trained, and kept in memory only.
 
-    Parameters
-    ----------
+    Arguments
+    ---------
     path : path or None
         The model file.
     texts : callable
@@ -154,8 +154,8 @@ def check_fits(
 ) -> None:
     """Check that a model's outputs are this tokenizer's tokens.
 
-    Parameters
-    ----------
+    Arguments
+    ---------
     tokenizer : sentencepiece.SentencePieceProcessor
     output_neurons : int
         Size of the model's output layers.

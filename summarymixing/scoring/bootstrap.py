@@ -20,8 +20,8 @@ def resampled_sums(values, resamples: int = 1000, seed: int = 0) -> np.ndarray:
     Counts that go into one figure, or figures that are to be compared, are columns of one array,
     so that the same units are drawn for all of them.
 
-    Parameters
-    ----------
+    Arguments
+    ---------
     values : array, (units, columns)
         Counts of each unit.
     resamples : int
@@ -66,8 +66,8 @@ def resampled_sums(values, resamples: int = 1000, seed: int = 0) -> np.ndarray:
 def by_block(values, blocks) -> np.ndarray:
     """Sums of the rows that share a block, such as a speaker, sorted by block.
 
-    Parameters
-    ----------
+    Arguments
+    ---------
     values : array, (units, columns)
     blocks : sequence of str, (units,)
 

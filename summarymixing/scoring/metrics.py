@@ -138,8 +138,8 @@ def count(references: dict[str, str], hypotheses: dict[str, str]) -> Counts:
 def score(references: dict[str, str], hypotheses: dict[str, str]) -> Scores:
     """Score the hypotheses against the references.
 
-    Parameters
-    ----------
+    Arguments
+    ---------
     references, hypotheses : dict[str, str]
         Utterance id to text; both may hold empty texts. The ids must be the same, in any order.
 
@@ -175,8 +175,8 @@ def wer_interval(
     another training seed. Utterances are taken as independent: with few speakers the truth is
     wider (`summarymixing.scoring.report.evaluate` draws speakers where they are known).
 
-    Parameters
-    ----------
+    Arguments
+    ---------
     references, hypotheses : dict[str, str]
         As in `score`.
     resamples : int
@@ -211,8 +211,8 @@ def alignment_report(references: dict[str, str], hypotheses: dict[str, str]) -> 
     The header holds the totals and the most frequent confusions. Utterances without an error are
     counted there, and not listed.
 
-    Parameters
-    ----------
+    Arguments
+    ---------
     references, hypotheses : dict[str, str]
         As in `score`.
 

@@ -26,8 +26,8 @@ def evaluate(
 ) -> dict:
     """Score one or two systems.
 
-    Parameters
-    ----------
+    Arguments
+    ---------
     references : dict[str, str]
         Utterance id to text.
     systems : list of dict[str, str], one or two

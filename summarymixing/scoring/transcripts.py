@@ -94,8 +94,8 @@ def read(
     has the recording's id; any other has its name appended (``recording-B``). The file says nothing
     of a recording without a word.
 
-    Parameters
-    ----------
+    Arguments
+    ---------
     path : path
     format : str, optional
         One of `FORMATS`; by default the suffix tells.
@@ -175,8 +175,8 @@ def read_speakers(path) -> dict[str, str]:
 def speakers_of(ids, speakers: dict[str, str] | str) -> dict[str, str]:
     """The speaker of every id, out of a dictionary or by a pattern.
 
-    Parameters
-    ----------
+    Arguments
+    ---------
     ids : iterable of str
     speakers : dict[str, str] or str
         Id to speaker, of these and perhaps other ids; or a regular expression that matches the
@@ -221,8 +221,8 @@ def normalise(
 ) -> str:
     """Change what is asked for, in this order, and nothing else.
 
-    Parameters
-    ----------
+    Arguments
+    ---------
     text : str
     unicode : str, optional
         One of `UNICODE_FORMS`.
@@ -263,8 +263,8 @@ def pair(
 ) -> tuple[dict[str, str], int, int]:
     """Hypotheses for exactly the references.
 
-    Parameters
-    ----------
+    Arguments
+    ---------
     references, hypotheses : dict[str, str]
         Utterance id to text.
     name : str

@@ -32,8 +32,8 @@ def append(path: str | os.PathLike, epoch: int, **values: float | None) -> None:
 
     A run that resumes repeats epochs it had already logged: the rows from `epoch` on are replaced.
 
-    Parameters
-    ----------
+    Arguments
+    ---------
     path : path
         The CSV file, made when missing.
     epoch : int
@@ -108,8 +108,8 @@ def draw(
 
     Without any WER the lower panel shows the validation accuracy instead.
 
-    Parameters
-    ----------
+    Arguments
+    ---------
     source : path or list of dict
         A CSV file, or rows as `read` returns them.
     png_path : path

@@ -33,8 +33,8 @@ def write_results(
 ) -> dict:
     """Write the results of a run, whole or not at all.
 
-    Parameters
-    ----------
+    Arguments
+    ---------
     path : path
         The JSON file; its folder is made when missing.
     tests : dict[str, Scores or dict]
@@ -83,8 +83,8 @@ def write_results(
 def earlier_results(path: str | os.PathLike, trained: bool) -> tuple[dict, dict]:
     """What a run's file says already, and a run that has only tested must not change.
 
-    Parameters
-    ----------
+    Arguments
+    ---------
     path : path
         The JSON file, there or not.
     trained : bool
@@ -134,8 +134,8 @@ def peak_memory_bytes() -> int:
 def table(results: dict) -> str:
     """A results dictionary as lines for a terminal, one a test set.
 
-    Parameters
-    ----------
+    Arguments
+    ---------
     results : dict
         As `write_results` returns it, or as read from its file.
 

@@ -146,8 +146,8 @@ class Run:
 def read(path) -> dict:
     """A table, checked.
 
-    Parameters
-    ----------
+    Arguments
+    ---------
     path : path
 
     Returns
@@ -227,8 +227,8 @@ def runs(table, root, out, seeds=None, options=()) -> list[Run]:
 
     Those of other seeds than the table's that have results are among them.
 
-    Parameters
-    ----------
+    Arguments
+    ---------
     table : dict
         As from `read`.
     root : path
@@ -311,8 +311,8 @@ def _as_folder(name):
 def collect(table, runs) -> list[dict]:
     """What the trainings gave, row by row.
 
-    Parameters
-    ----------
+    Arguments
+    ---------
     table : dict
         As from `read`.
     runs : list of Run
@@ -377,8 +377,8 @@ def collect(table, runs) -> list[dict]:
 def unknown_tests(table, runs) -> list[str]:
     """A line for each test set that no run has, of those that the table names.
 
-    Parameters
-    ----------
+    Arguments
+    ---------
     table : dict
         As from `read`.
     runs : list of Run
@@ -442,8 +442,8 @@ def _over_speakers(scored, test, metric):
 def write(table, rows, path) -> str:
     """Writes a table as `path`.md, .csv and .png; returns the Markdown.
 
-    Parameters
-    ----------
+    Arguments
+    ---------
     table : dict
         As from `read`.
     rows : list of dict
