@@ -8,7 +8,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from summarymixing.errors import InputError
+from summarymixing.errors import InputError, one_line
 from summarymixing.files import write_whole
 
 PACKAGES = (
@@ -149,10 +149,9 @@ def check_device(name: str):
 
     try:
         device = torch.device(name)
-        torch.zeros(1, device=device)
+        torch.zeros(1, device=device).tolist()  # "meta" has tensors without content
     except (RuntimeError, AssertionError) as error:  # the latter of a torch without CUDA
-        reason = str(error).splitlines()[0]
-        raise InputError(f"--device {name} is of no use here: {reason}") from error
+        raise InputError(f"--device {name} is of no use here: {one_line(error, 150)}") from error
     return device
 
 
