@@ -28,47 +28,33 @@ SWITCH = "SUMMARYMIXING_TRITON"
 # many programs, and then the parts, in an order that never changes.
 BLOCK_TIME, BLOCK_CHANNELS, PARTS = 64, 64, 16
 
-_enabled = False
-
-
-def enable(enabled):
-    """Switches the kernels on or off.
-
-    Raises
-    ------
-    InputError
-        Without Triton.
-    """
-    global _enabled
-    if enabled and triton is None:
-        raise InputError(f"{SWITCH}=1 needs Triton, which is not installed: pip install triton")
-    _enabled = enabled
-
-
-def enable_as_asked():
-    """Switches them as the environment says, 1 or 0."""
-    value = os.environ.get(SWITCH, "0")
-    if value not in ("0", "1"):
-        raise InputError(f"{SWITCH} must be 0 or 1, got {value!r}")
-    enable(value == "1")
-
-
-enable_as_asked()
+_asked = os.environ.get(SWITCH, "0")
+_enabled = _asked == "1"
 
 
 @contextmanager
 def using(enabled=True):
     """Within it, the kernels are on (or off)."""
-    before = _enabled
-    enable(enabled)
+    global _enabled
+    before, _enabled = _enabled, enabled
     try:
         yield
     finally:
-        enable(before)
+        _enabled = before
 
 
 def usable(x):
-    """Whether the kernels are on, and run where this tensor is."""
+    """Whether the kernels are on, and run where this tensor is.
+
+    Raises
+    ------
+    InputError
+        If they are on without Triton, or the environment says neither 0 nor 1.
+    """
+    if _asked not in ("0", "1"):
+        raise InputError(f"{SWITCH} must be 0 or 1, got {_asked!r}")
+    if _enabled and triton is None:
+        raise InputError(f"{SWITCH}=1 needs Triton, which is not installed: pip install triton")
     interpreted = x.device.type == "cpu" and os.environ.get("TRITON_INTERPRET") == "1"
     return _enabled and (x.is_cuda or interpreted)
 

@@ -187,16 +187,19 @@ def test_off_unless_asked_for(monkeypatch):
 
 def test_without_triton(monkeypatch):
     monkeypatch.setattr(kernels, "triton", None)
-    with pytest.raises(InputError, match="needs Triton, which is not installed"):
-        kernels.enable(True)
+    assert not kernels.usable(torch.randn(1, 3, 2))
+    with kernels.using(), pytest.raises(InputError, match="needs Triton, which is not installed"):
+        kernels.usable(torch.randn(1, 3, 2))
 
 
-def test_the_switch_in_the_environment(monkeypatch):
-    with kernels.using():
-        for value in ("1", "0"):
-            monkeypatch.setenv(kernels.SWITCH, value)
-            kernels.enable_as_asked()
-            assert kernels._enabled == (value == "1")
-        monkeypatch.setenv(kernels.SWITCH, "yes")
-        with pytest.raises(InputError, match="SUMMARYMIXING_TRITON must be 0 or 1, got 'yes'"):
-            kernels.enable_as_asked()
+def test_the_switch_in_the_environment():
+    code = "import torch; from summarymixing.ops import kernels; kernels.usable(torch.ones(1))"
+    for value, said in (("1", ""), ("yes", "SUMMARYMIXING_TRITON must be 0 or 1, got 'yes'")):
+        environment = {**os.environ, kernels.SWITCH: value, "TRITON_INTERPRET": "1"}
+        done = subprocess.run(
+            [sys.executable, "-c", f"{code}; print(kernels._enabled)"],
+            env=environment,
+            capture_output=True,
+            text=True,
+        )
+        assert said in done.stderr and ("True" in done.stdout) == (value == "1")
