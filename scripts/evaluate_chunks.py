@@ -6,7 +6,8 @@
 MODEL is the output folder of a training or a package of it, MANIFEST.csv one of those in the folder
 manifests/ of the training.
 Decoding is greedy, as in streaming, whose results these are: a stream gives what its chunk-wise
-forward gives.
+forward gives. --whole asks where the loss comes from: mixers, or convolutions, see the utterance as
+they do offline, and only the others go chunk by chunk.
 """
 
 import argparse
@@ -24,6 +25,22 @@ from summarymixing.inference.evaluation import front_end_batches
 from summarymixing.inference.streaming import chunk_frames
 from summarymixing.machine import write_figures
 from summarymixing.scoring import metrics
+
+WHOLE = DynChunkTrainConfig(10**9, None)  # all in one chunk
+PARTS = {"mixers": ("mha_layer",), "convolutions": ("convolution_module", "convolution_branch")}
+
+
+def see_the_whole(encoder, parts):
+    """Takes these parts of every layer out of the chunks."""
+
+    def whole(stream):
+        return lambda x, chunks, state, padding=None: stream(x, WHOLE, state, padding)
+
+    for layer in encoder.layers:
+        for name in PARTS[parts]:
+            if hasattr(layer, name):
+                module = getattr(layer, name)
+                module.stream = whole(module.stream)
 
 
 @torch.no_grad()
@@ -57,6 +74,7 @@ def main(argv=None):
         metavar="N|unlimited",
         default=[2, 16, "unlimited"],
     )
+    parser.add_argument("--whole", choices=PARTS, help="what sees more than its chunks")
     parser.add_argument("--batch_size", type=int, default=10)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--json", help="file for the figures")
@@ -70,6 +88,8 @@ def evaluate(arguments):
     lefts = [None if n == "unlimited" else n for n in arguments.left_chunks]
     recogniser = load(arguments.model, arguments.device)
     rows = manifests.read(arguments.manifest)
+    if arguments.whole:
+        see_the_whole(recogniser.modules["Transformer"].encoder, arguments.whole)
     sizes = [chunk_frames(recogniser, ms) for ms in arguments.chunk_ms]
     chunks = [DynChunkTrainConfig(size, left) for left in lefts for size in sizes]
     references = {row["ID"]: row["wrd"] for row in rows}
@@ -88,7 +108,7 @@ def evaluate(arguments):
             {"chunk_size": c.chunk_size, "left_context": c.left_context_size, "wer": wer}
             for c, wer in zip(chunks, found)
         ]
-        content = {"offline": offline, "chunks": table}
+        content = {"offline": offline, "whole": arguments.whole, "chunks": table}
         write_figures(arguments.json, content, recogniser.device)
 
 

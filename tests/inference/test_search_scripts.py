@@ -1,6 +1,7 @@
 """evaluate_searches.py, evaluate_chunks.py, tune_search.py, train_ngram.py, measure_long.py,
 measure_export.py and measure_streaming.py on a tiny model."""
 
+import copy
 import csv
 import itertools
 import json
@@ -113,6 +114,26 @@ def test_a_table_of_chunks(trained, manifest, command, load_script, tmp_path):
             assert texts[row["ID"]] == recogniser.tokenizer.decode(tokens)
     assert found[0] != found[1]
     assert f"offline {wers[0]:.2f}" in out and f"| unlimited | {wers[2]:.2f} |" in out
+
+
+@pytest.mark.parametrize("encoder", ("conformer", "branchformer"))
+def test_where_the_loss_comes_from(encoder, make_recogniser, load_script):
+    transformer = make_recogniser(encoder).modules["Transformer"].eval()
+    script, x = load_script("evaluate_chunks"), torch.randn(1, 9, 12)
+
+    def encoded(chunks, *parts):
+        model = copy.deepcopy(transformer)
+        for part in parts:
+            script.see_the_whole(model.encoder, part)
+        with torch.no_grad():
+            return model.encode(x, dynchunktrain_config=chunks)
+
+    cut, whole = DynChunkTrainConfig(2, 0), encoded(script.WHOLE)
+    torch.testing.assert_close(encoded(cut, "mixers", "convolutions"), whole)
+    different = [encoded(cut), encoded(cut, "mixers"), encoded(cut, "convolutions"), whole]
+    for i, one in enumerate(different):
+        for other in different[:i]:
+            assert (one - other).abs().max() > 1e-3
 
 
 def test_mistakes(trained, manifest, command, tmp_path):
