@@ -14,6 +14,7 @@ after each training.
 
 import argparse
 import itertools
+import os
 import shlex
 import signal
 import subprocess
@@ -29,7 +30,8 @@ from summarymixing.files import alone_in
 from summarymixing.training import curves, tables
 from summarymixing.training.preemption import EXIT_STATUS
 
-ROOT = Path(__file__).resolve().parents[1]
+# Relative, as --out: commands in results are the same wherever the repository is.
+ROOT = Path(os.path.relpath(Path(__file__).resolve().parents[1]))
 TABLES = ROOT / "hparams" / "tables"
 WAIT = 0.5  # seconds between looks at what is running
 
@@ -199,7 +201,7 @@ def main(argv=None):
     with said_in_one_line():
         path = table_file(arguments.table)
         table = tables.read(path)
-        out = (arguments.out or Path("results") / "reproduce" / path.stem).absolute()
+        out = arguments.out or Path("results") / "reproduce" / path.stem
         for name in ("gpus", "jobs"):
             if getattr(arguments, name) < 1:
                 raise InputError(f"--{name} must be at least 1, got {getattr(arguments, name)}")
