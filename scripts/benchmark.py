@@ -3,9 +3,10 @@
 
 All mixers of a case take turns in one run, and beside them the bare matrix products of its
 feed-forward part. Shown are medians, lowest and highest of the ratios, turn by turn, to
-SpeechBrain's RoPE attention, to no mixer at all (the floor), and to the rate of the products. What
-is in the --json file already is not measured again, and the file grows case by case: the same
-command goes on where it stopped.
+SpeechBrain's RoPE attention in SpeechBrain's own layers (speechbrain/RoPEMHA) and in this package's
+(RoPEMHA), to no mixer at all (the floor), and to the rate of the products. What is in the --json
+file already is not measured again, and the file grows case by case: the same command goes on where
+it stopped.
 """
 
 import argparse
@@ -23,7 +24,16 @@ from tqdm import tqdm
 
 from summarymixing import machine
 from summarymixing.benchmark import recipe, report
-from summarymixing.benchmark.cases import DEPTHS, GRAPHS, MIXERS, PARTS, PRECISIONS, STEPS, Case
+from summarymixing.benchmark.cases import (
+    DEPTHS,
+    GRAPHS,
+    MIXERS,
+    NO_CELLS,
+    PARTS,
+    PRECISIONS,
+    STEPS,
+    Case,
+)
 from summarymixing.benchmark.measure import limit_memory, measure
 from summarymixing.errors import InputError, said_in_one_line
 from summarymixing.files import write_whole
@@ -42,7 +52,7 @@ DEFAULTS = {
             "seconds": [5, 10, 40, 120], "encoders": ENCODERS, "parts": ["layers"], "steps": STEPS,
             "precisions": ["float32"], "graphs": ["eager"],
             "mixers": ["none", "SummaryMixing", "SummaryMixing-lite", "SummaryMixing-fast",
-                       "RoPEMHA"],
+                       "RoPEMHA", report.HOST],
         },
         {
             "seconds": [40], "encoders": ["conformer"], "parts": ["layers"],
@@ -59,7 +69,7 @@ DEFAULTS = {
         {
             "seconds": [10, 40, 100], "encoders": ["conformer"], "parts": ["layers"],
             "steps": ["training"], "precisions": ["bf16"], "graphs": ["compile"],
-            "mixers": ["none", "SummaryMixing", "RoPEMHA", *TRITON],
+            "mixers": ["none", "SummaryMixing", "RoPEMHA", report.HOST, *TRITON],
         },
         # Twenty minutes in one sample.
         {
@@ -108,7 +118,7 @@ def cases(arguments, device):
             )  # fmt: skip
             wanted = {*chosen["mixers"], *report.BASELINES, *found.get(case, ())}
             if part == "cell":
-                wanted -= {"none", "none+triton"}  # a cell that is nothing
+                wanted -= NO_CELLS
             found[case] = [mixer for mixer in MIXERS if mixer in wanted]
     return found
 
@@ -205,6 +215,7 @@ def measure_recipe(arguments, content, path):
         mixer
         for mixer in MIXERS
         if mixer in (arguments.mixers or ("SummaryMixing",)) or mixer == "RoPEMHA"
+        if not MIXERS[mixer].host  # the recipes' model is ours
     ]
     seconds = arguments.recipe_seconds or (30 if content["kind"] == "cpu" else 500)
     overrides = [f"--{override}" for override in arguments.override]

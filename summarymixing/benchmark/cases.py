@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
+from speechbrain.lobes.models.transformer import TransformerASR as host
 from torch import nn
 from torch.nn import functional as F
 
@@ -16,11 +17,15 @@ FRAMES_A_SECOND = 25  # behind a front end that takes 10 ms frames and keeps eve
 
 
 class Mixer(NamedTuple):
-    """What a side gives `TransformerASR`, and whether Triton's kernels are on."""
+    """What a side gives `TransformerASR`, and whether Triton's kernels are on.
+
+    With `host` it is SpeechBrain's `TransformerASR`, with its own layers around its own mixer.
+    """
 
     arguments: dict
     activation_checkpointing: bool = False
     triton: bool = False
+    host: bool = False
 
 
 # Heads as published.
@@ -39,6 +44,10 @@ for _mixer in ("SummaryMixing", "RoPEMHA"):
     MIXERS[f"{_mixer}+checkpointing"] = MIXERS[_mixer]._replace(activation_checkpointing=True)
 for _mixer in ("none", "SummaryMixing", "RoPEMHA"):
     MIXERS[f"{_mixer}+triton"] = MIXERS[_mixer]._replace(triton=True)
+for _mixer in ("RoPEMHA", "RelPosMHAXL"):
+    MIXERS[f"speechbrain/{_mixer}"] = MIXERS[_mixer]._replace(host=True)
+# There is no such cell: nothing, or one that is there without the layers.
+NO_CELLS = {name for name, mixer in MIXERS.items() if mixer.host or name.startswith("none")}
 # The bare matrix products of a feed-forward part: the rate that a case is compared with.
 PRODUCTS = "products"
 DEPTHS = {"conformer": 12, "branchformer": 18}  # as published
@@ -116,6 +125,7 @@ class _Part(nn.Module):
     def __init__(self, model, part):
         super().__init__()
         self.part = part
+        self.host = not isinstance(model, TransformerASR)
         positions = model.attention_type == "RelPosMHAXL"
         self.positions = model.positional_encoding if positions else None
         self.inner = {
@@ -126,6 +136,8 @@ class _Part(nn.Module):
 
     def forward(self, x, lengths):
         if self.part == "encoder":
+            if self.host and lengths is not None:
+                lengths = lengths / x.shape[1]
             return self.inner.encode(x, lengths)
         padding = None if lengths is None else padding_mask(lengths, x.shape[1])
         positions = None if self.positions is None else self.positions(x)
@@ -180,7 +192,13 @@ class Side:
                 model = _Products(d_model, wide, torch.bfloat16 if half else torch.float32)
             else:
                 features = d_model * 5 // 4 if case.part == "encoder" else d_model
-                model = TransformerASR(
+                chosen = MIXERS[mixer]
+                if chosen.host:
+                    build, own = host.TransformerASR, {"normalize_before": True, "causal": False}
+                else:
+                    own = {"activation_checkpointing": chosen.activation_checkpointing}
+                    build = TransformerASR
+                model = build(
                     tgt_vocab=10,
                     input_size=features,
                     d_model=d_model,
@@ -192,8 +210,8 @@ class Side:
                     dropout=case.dropout,
                     activation=nn.GELU,
                     encoder_module=case.encoder,
-                    activation_checkpointing=MIXERS[mixer].activation_checkpointing,
-                    **MIXERS[mixer].arguments,
+                    **own,
+                    **chosen.arguments,
                 )
                 model = _Part(model, case.part)
             self.x = torch.randn(len(lengths), max(lengths), features)

@@ -3,6 +3,7 @@
 from torch import nn
 
 from summarymixing.errors import check_integer
+from summarymixing.ops.dropout import Dropout
 
 
 class Predictor(nn.Module):
@@ -46,7 +47,7 @@ class Predictor(nn.Module):
         )
         self.embedding = nn.Embedding(vocabulary, embedding_dim, padding_idx=0)
         self.lstm = nn.LSTM(embedding_dim, hidden_size, num_layers, batch_first=True)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def initial_state(self, batch_size):
         """The state before any token, all zeros: a dict of (batch, num_layers, hidden_size)."""

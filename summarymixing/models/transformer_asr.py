@@ -24,6 +24,7 @@ from summarymixing.models.mixers import (
 from summarymixing.models.streaming import StreamingEncoder, check_chunks
 from summarymixing.models.transformer import TransformerEncoder, TransformerEncoderLayer
 from summarymixing.nnet.mlp import HeadwiseLinear
+from summarymixing.ops.dropout import replace_dropout
 from summarymixing.ops.padding import absolute_lengths, padding_mask
 
 ENCODERS = {
@@ -230,6 +231,7 @@ class TransformerASR(host.TransformerASR):
                 decoder_layer.self_attn = CausalSummaryMixing(
                     enc_dim=d_model, nhead=heads, global_dropout=dropout, **summary
                 )
+        replace_dropout(self)
         self._init_params()
 
     def forward(self, src, tgt, wav_len=None, pad_idx=0, dynchunktrain_config=None):

@@ -7,6 +7,7 @@ from torch.nn import functional as F
 from summarymixing.errors import InputError, check_integer
 from summarymixing.nnet.mlp import mlp
 from summarymixing.nnet.summaries import DecayedMean, UtteranceMean
+from summarymixing.ops.dropout import Dropout
 from summarymixing.ops.means import state_dtype
 
 MODES = (
@@ -138,7 +139,7 @@ class SummaryMixing(nn.Module):
             self.summary = mlp(summary_widths, activation, nhead)
         self.local_dim = local_proj_out_dim
         self.summary_dim = summary_out_dim
-        self.dropout = nn.Dropout(global_dropout)
+        self.dropout = Dropout(global_dropout)
         self.combine = nn.Linear(local_proj_out_dim + summary_out_dim * len(summaries), enc_dim)
         self.activation = activation()
 

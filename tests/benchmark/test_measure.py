@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from summarymixing.benchmark import measure, report
-from summarymixing.benchmark.cases import MIXERS, PRODUCTS, Case, Side
+from summarymixing.benchmark.cases import MIXERS, NO_CELLS, PRODUCTS, Case, Side
 
 
 @pytest.fixture
@@ -19,13 +19,29 @@ def make_case():
 @pytest.mark.parametrize("mixer", MIXERS)
 @pytest.mark.parametrize("part", ("cell", "layers", "encoder"))
 def test_every_side_takes_a_step(part, mixer, make_case):
-    if part == "cell" and mixer in ("none", "none+triton"):
-        pytest.skip("a cell that is nothing")
+    if part == "cell" and mixer in NO_CELLS:
+        pytest.skip("there is no such cell")
     side = Side(make_case(part=part), mixer, "cpu")
     assert side().shape == (2, 25, 16)
     assert side.x.grad is not None and all(p.grad is not None for p in side.parameters)
     side.forget()
     assert side.x.grad is None and all(p.grad is None for p in side.parameters)
+
+
+@pytest.mark.parametrize("part", ("layers", "encoder"))
+@pytest.mark.parametrize("mixer", ("RoPEMHA", "RelPosMHAXL"))
+def test_speechbrains_sides_are_its_own_layers(mixer, part, make_case):
+    """Of the same sizes; what they give differs at the end of what is padded, and nowhere else."""
+    ours, its = (
+        Side(make_case(part=part, step="forward", seconds=3), name, "cpu")
+        for name in (mixer, f"speechbrain/{mixer}")
+    )
+    assert not any("summarymixing" in type(m).__module__ for m in its.model.inner.modules())
+    ours.x = its.x
+    ours.model.load_state_dict(its.model.state_dict())
+    torch.testing.assert_close(ours()[0], its()[0], rtol=0, atol=1e-5)
+    torch.testing.assert_close(ours()[1, :44], its()[1, :44], rtol=0, atol=1e-5)
+    assert not torch.allclose(ours()[1, 59], its()[1, 59], atol=1e-3)
 
 
 def test_a_forward_step_is_an_evaluation(make_case):
