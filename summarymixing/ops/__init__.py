@@ -1,1 +1,1 @@
-"""Plain tensor operations: the definitions (`reference`) and the linear-time means (`means`)."""
+"""Plain tensor operations; `reference` has the definitions."""
