@@ -28,11 +28,11 @@ from summarymixing.benchmark.cases import (
     DEPTHS,
     GRAPHS,
     MIXERS,
-    NO_CELLS,
     PARTS,
     PRECISIONS,
     STEPS,
     Case,
+    there_is,
 )
 from summarymixing.benchmark.measure import limit_memory, measure
 from summarymixing.errors import InputError, said_in_one_line
@@ -117,9 +117,7 @@ def cases(arguments, device):
                 arguments.d_model, arguments.dropout,
             )  # fmt: skip
             wanted = {*chosen["mixers"], *report.BASELINES, *found.get(case, ())}
-            if part == "cell":
-                wanted -= NO_CELLS
-            found[case] = [mixer for mixer in MIXERS if mixer in wanted]
+            found[case] = [m for m in MIXERS if m in wanted and there_is(m, encoder, part)]
     return found
 
 

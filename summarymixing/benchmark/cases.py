@@ -46,8 +46,6 @@ for _mixer in ("none", "SummaryMixing", "RoPEMHA"):
     MIXERS[f"{_mixer}+triton"] = MIXERS[_mixer]._replace(triton=True)
 for _mixer in ("RoPEMHA", "RelPosMHAXL"):
     MIXERS[f"speechbrain/{_mixer}"] = MIXERS[_mixer]._replace(host=True)
-# There is no such cell: nothing, or one that is there without the layers.
-NO_CELLS = {name for name, mixer in MIXERS.items() if mixer.host or name.startswith("none")}
 # The bare matrix products of a feed-forward part: the rate that a case is compared with.
 PRODUCTS = "products"
 DEPTHS = {"conformer": 12, "branchformer": 18}  # as published
@@ -56,6 +54,20 @@ STEPS = ("forward", "training")
 PRECISIONS = ("float32", "bf16")
 # As torch.compile's `dynamic`: one graph for every length, or one for this length.
 GRAPHS = {"eager": None, "compile": True, "static": False}
+
+
+def there_is(mixer, encoder, part):
+    """Whether a side can be: no mixer is no cell, SpeechBrain's layers have theirs around them.
+
+    Example
+    -------
+    >>> there_is("none", "conformer", "cell"), there_is("none", "conformer", "layers")
+    (False, True)
+    """
+    if MIXERS[mixer].host:
+        # SpeechBrain's Branchformer has no rotary positions.
+        return part != "cell" and (encoder, mixer) != ("branchformer", "speechbrain/RoPEMHA")
+    return part != "cell" or not mixer.startswith("none")
 
 
 @dataclass(frozen=True)
