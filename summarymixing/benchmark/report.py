@@ -340,7 +340,9 @@ def plot(contents, path):
                 rows = sorted(rows, key=lambda row: row["seconds"])
                 xs, ys = [row["seconds"] for row in rows], [value(row) for row in rows]
                 if len(xs) > 1 or len(seconds) == 1:
-                    axes.plot(xs, ys, "o-", color=colours[mixer], label=mixer, markersize=3)
+                    colour = colours[mixer.removeprefix("speechbrain/")]
+                    style = "o--" if MIXERS[mixer].host else "o-"
+                    axes.plot(xs, ys, style, color=colour, label=mixer, markersize=3)
             axes.set(xlabel="seconds of audio", ylabel=measure, xscale="log")
             axes.set_xticks(seconds, [f"{x:g}" for x in seconds])
             axes.xaxis.set_minor_locator(NullLocator())
