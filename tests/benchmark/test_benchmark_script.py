@@ -63,6 +63,27 @@ def test_no_case_begins_after_the_minutes(benchmark, tmp_path):
     assert status == 0 and error == "2 cases are left: the same command goes on"
 
 
+def test_sides_that_cannot_be_are_left_out(load_script, tmp_path, monkeypatch):
+    script, asked = load_script("benchmark"), {}
+
+    def measure(case, mixers, *rest):
+        asked[case.encoder, case.part, case.step, case.graph] = set(mixers)
+        return []
+
+    monkeypatch.setattr(script, "limit_memory", lambda: None)
+    monkeypatch.setattr(script, "measure", measure)
+    script.main([*TINY, "--seconds=1", "--parts", "cell", "layers", "--graphs", "eager", "compile",
+                 "--mixers", "SummaryMixing", "speechbrain/RoPEMHA", "speechbrain/RelPosMHAXL",
+                 f"--json={tmp_path / 'speed.json'}"])  # fmt: skip
+    everywhere, rope = {"SummaryMixing", "RoPEMHA"}, {"RoPEMHA", "speechbrain/RoPEMHA"}
+    layers = {*everywhere, "none", "speechbrain/RelPosMHAXL"}
+    assert asked["branchformer", "cell", "training", "eager"] == everywhere
+    assert asked["branchformer", "layers", "training", "eager"] == layers
+    assert asked["conformer", "layers", "training", "eager"] == layers | rope
+    assert asked["conformer", "layers", "forward", "compile"] == layers | rope
+    assert asked["conformer", "layers", "training", "compile"] == layers - rope
+
+
 def test_a_step_of_a_recipe(benchmark, tmp_path):
     tiny = ["d_model=16", "nhead=2", "num_encoder_layers=1", "num_decoder_layers=1", "d_ffn=16",
             "csgu_linear_units=16", "cnn_channels=4", "output_neurons=20"]  # fmt: skip
