@@ -2,9 +2,35 @@
 
 import torch
 from speechbrain.lobes.models import convolution
+from speechbrain.nnet import CNN
+from torch.nn import functional as F
 
 from summarymixing.errors import InputError
+from summarymixing.ops.dropout import replace_dropout
 from summarymixing.ops.padding import absolute_lengths, reflect
+
+
+class Conv2d(CNN.Conv2d):
+    """SpeechBrain's convolution over time and features with time first, and "same" padding only.
+
+    Its frames are channels last as they are; the host makes time the last dimension, for which it
+    copies all before and after.
+    """
+
+    def forward(self, x):
+        """(batch, time, features[, channels]) → (batch, time, features, channels)."""
+        if self.unsqueeze:
+            x = x.unsqueeze(-1)
+        features, time = (
+            CNN.get_padding_elem(self.in_channels, *of_a_dimension)
+            for of_a_dimension in zip(self.stride, self.kernel_size, self.dilation)
+        )
+        x = F.pad(x.permute(0, 3, 1, 2), (*features, *time), mode="reflect")
+        x = F.conv2d(
+            x, self.conv.weight.transpose(2, 3), self.conv.bias, self.stride[::-1],
+            dilation=self.dilation[::-1],
+        )  # fmt: skip
+        return x.permute(0, 2, 3, 1)
 
 
 class ConvolutionFrontEnd(convolution.ConvolutionFrontEnd):
@@ -24,7 +50,8 @@ class ConvolutionFrontEnd(convolution.ConvolutionFrontEnd):
     """
 
     def __init__(self, input_shape, *args, **kwargs):
-        super().__init__(input_shape, *args, **kwargs)
+        super().__init__(input_shape, *args, **{"conv_module": Conv2d, **kwargs})
+        replace_dropout(self)
         for block in self.values():
             properties = block.filter_properties[0]
             if len(block.filter_properties) != 1 or block.reduce_conv is not None:

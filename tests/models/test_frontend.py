@@ -30,17 +30,23 @@ def test_equals_speechbrain_for_an_utterance_alone(settings, lengths, make_front
     ours, host = make_front_end(**settings), make_front_end(HostFrontEnd, **settings)
     ours.load_state_dict(host.state_dict(), strict=True)
     host.load_state_dict(ours.state_dict(), strict=True)
-    with torch.no_grad():
-        for time in (12, 13, 14, 15, 40, 41):
-            x = torch.randn(2, time, 12)
-            expected = host(x)
-            if lengths:
-                found, frames = ours(x, torch.tensor([time, time]))
-                assert frames.tolist() == [expected.shape[1]] * 2
-            else:
-                found = ours(x)
-            torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
-            assert ours.frames(time) == expected.shape[1]
+    ours, host = ours.double(), host.double()
+    for time in (12, 13, 14, 15, 40, 41):
+        x = torch.randn(2, time, 12, dtype=torch.float64)
+        expected = host(x)
+        if lengths:
+            found, frames = ours(x, torch.tensor([time, time]))
+            assert frames.tolist() == [expected.shape[1]] * 2
+        else:
+            found = ours(x)
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+        assert ours.frames(time) == expected.shape[1]
+        gradients = (
+            torch.autograd.grad((y * y).sum(), model.parameters())
+            for model, y in ((ours, found), (host, expected))
+        )
+        for gradient, of_host in zip(*gradients):
+            torch.testing.assert_close(gradient, of_host, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=_id)

@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from summarymixing.errors import InputError
 from summarymixing.ops import reference
-from summarymixing.ops.convolution import chunked_convolution
+from summarymixing.ops.convolution import chunked_convolution, depthwise_convolution
 
 
 def _operands(time, kernel, dtype=torch.float64):
@@ -29,6 +29,54 @@ def test_equals_definition(time, chunk_size, kernel):
         results.append((y, *torch.autograd.grad((y * cotangent).sum(), operands)))
     for found, expected in zip(*results):
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-10)
+
+
+def _with_gradients(function, operands, cotangent):
+    y = function(*operands)
+    return y, *torch.autograd.grad((y * cotangent).sum(), operands)
+
+
+@pytest.mark.parametrize("left, right", ((3, 3), (6, 0), (0, 6), (0, 0), (9, 9)))
+@pytest.mark.parametrize("batch, time, channels", ((1, 7, 1), (2, 41, 3), (3, 300, 48)))
+@pytest.mark.parametrize("transposed", (False, True))
+@pytest.mark.parametrize(
+    "dtype, autocast, tolerance",
+    ((torch.float32, False, 1e-5), (torch.bfloat16, False, 0.02), (torch.float32, True, 0.02)),
+)
+def test_equals_conv1d_in_float64(
+    left, right, batch, time, channels, transposed, dtype, autocast, tolerance
+):
+    x = torch.randn(batch, channels, time).mT if transposed else torch.randn(batch, time, channels)
+    operands = x, torch.randn(channels, 1, 7), torch.randn(channels)
+    operands = [tensor.to(dtype).requires_grad_() for tensor in operands]
+    cotangent = torch.randn(batch, left + time + right - 6, channels).bfloat16()
+
+    def plain(x, weight, bias):
+        return F.conv1d(F.pad(x.mT, (left, right)), weight, bias, groups=channels).mT
+
+    expected = _with_gradients(plain, [o.detach().double().requires_grad_() for o in operands],
+                               cotangent.double())  # fmt: skip
+    with torch.autocast("cpu", enabled=autocast):
+        found = _with_gradients(
+            lambda *operands: depthwise_convolution(*operands, left, right), operands,
+            cotangent.to(torch.bfloat16 if autocast else dtype),
+        )  # fmt: skip
+    assert found[0].dtype == (torch.bfloat16 if autocast else dtype)
+    for ours, theirs in zip(found, expected):
+        scale = theirs.abs().max().clamp(min=1).item()
+        torch.testing.assert_close(ours.double(), theirs, rtol=0, atol=tolerance * scale)
+    for operand, gradient in zip(operands, found[1:]):
+        assert gradient.dtype == operand.dtype
+
+
+def test_without_bias_and_of_some_operands_only():
+    x, weight, _ = _operands(20, 5, torch.float32)
+    y = depthwise_convolution(x.requires_grad_(), weight, None, 2, 2)
+    y.sum().backward()
+    torch.testing.assert_close(y, F.conv1d(x.mT, weight, padding=2, groups=3).mT)
+    assert weight.grad is None
+    inside = x.grad[:, 4:-4]
+    torch.testing.assert_close(inside, weight.sum((1, 2)).expand_as(inside))
 
 
 def test_one_chunk_is_a_convolution():
