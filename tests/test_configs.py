@@ -410,6 +410,12 @@ def test_missing_data_folder():
     _refused({}, "data_folder is required", "--data_folder=")
 
 
+def test_missing_variant():
+    path = ROOT / "recipes" / "CommonVoice" / "hparams" / "ctc_attention.yaml"
+    expected = "encoder_module is required: add one of branchformer, conformer, transformer to "
+    _refused({"data_folder": "x", "variant": "it"}, expected + "--variant, or give", path=path)
+
+
 def test_unknown_override():
     _refused(SMALL | {"d_modle": 3}, "d_modle", "did you mean d_model?")
     _refused(SMALL | {"xyz": 3}, "xyz", "known are")

@@ -13,7 +13,7 @@ from functools import partial
 from tqdm import tqdm
 
 from summarymixing.dataio import layouts, manifests
-from summarymixing.errors import InputError
+from summarymixing.errors import InputError, check_integer
 
 _TABLES = {"train": "train.tsv", "valid": "dev.tsv", "test": "test.tsv"}
 _COLUMNS = ("client_id", "path", "sentence")
@@ -87,6 +87,9 @@ def prepare(data_folder, manifest_folder, language, accents=True, min_words=0):
     """
     if not isinstance(language, str) or not language:
         raise InputError(f'language must be a code such as "fr", got {language!r}')
+    if not isinstance(accents, bool):
+        raise InputError(f"accents must be true or false, got {accents!r}")
+    check_integer("min_words", min_words, least=0)
     folder = layouts.language_folder(
         data_folder, language, _TABLES.values(), ("cv-corpus-*",), "CommonVoice"
     )

@@ -730,8 +730,11 @@ def read_tsv(path, columns, optional=()):
             for column in columns:
                 if column not in header:
                     raise InputError(
-                        f"{path}: there is no column {column}; found {', '.join(header)}"
+                        f"{path}: there is no column {column}; "
+                        f"found {', '.join(header) or 'nothing'}"
                     )
+                if header.count(column) > 1:
+                    raise InputError(f"{path}: the column {column} is there more than once")
             places = [header.index(column) for column in columns]
             places += [header.index(name) if name in header else None for name in optional]
             for number, line in enumerate(file, 2):
@@ -750,6 +753,8 @@ def read_tsv(path, columns, optional=()):
         raise InputError(f"{path}: there is no such file; found {found}") from None
     except (UnicodeDecodeError, OSError) as error:
         raise InputError(f"{path}: cannot be read as UTF-8 text ({error})") from error
+    if not rows:
+        raise InputError(f"{path}: there is no line behind the names of its columns")
     return rows
 
 
@@ -773,7 +778,7 @@ def _check(utterance, on_bad, inspect):
     except InputError as error:
         return None, str(error)
     if utterance.text is None:
-        return None, f"{utterance.wav}: no transcript line names this audio file"
+        return None, f"{utterance.wav}: there is no transcript of this audio file"
     if on_bad == "drop" and not utterance.text.strip():
         return None, "the transcript is empty"
     stop = info.duration if utterance.stop is None else utterance.stop

@@ -337,26 +337,38 @@ def _read(path, columns):
         rows = list(readers[path.suffix](path, list(columns.values())))
     except FileNotFoundError:
         raise InputError(f"{path}: there is no such table") from None
-    except (UnicodeDecodeError, OSError, csv.Error) as error:
+    except (UnicodeDecodeError, OSError) as error:
         raise InputError(f"{path}: cannot be read as UTF-8 text ({error})") from error
+    if not rows:
+        raise InputError(f"{path}: there are no rows in it")
     return [(path, line, dict(zip(columns, values))) for line, values in rows]
 
 
 def _read_csv(path, columns):
+    begun = 1
     with open(path, newline="", encoding="utf-8-sig") as file:
         table = csv.DictReader(file, strict=True)
-        for column in columns:
-            if column not in (table.fieldnames or ()):
-                raise InputError(
-                    f"{path}: there is no column {column}; found"
-                    f" {', '.join(table.fieldnames or ()) or 'nothing'}"
-                )
-        for row in table:
-            if None in row or None in row.values():
-                raise InputError(
-                    f"{path}, line {table.line_num}: {len(table.fieldnames)} values are expected"
-                )
-            yield table.line_num, [row[column] for column in columns]
+        try:
+            header = table.fieldnames or ()
+            for column in columns:
+                if column not in header:
+                    found = ", ".join(header) or "nothing"
+                    raise InputError(f"{path}: there is no column {column}; found {found}")
+                if header.count(column) > 1:
+                    raise InputError(f"{path}: the column {column} is there more than once")
+            begun = table.line_num + 1
+            for row in table:
+                if None in row or None in row.values():
+                    raise InputError(
+                        f"{path}, line {table.line_num}: {len(header)} values are expected"
+                    )
+                yield table.line_num, [row[column] for column in columns]
+                begun = table.line_num + 1
+        except csv.Error as error:
+            raise InputError(
+                f"{path}, line {begun}: quotation marks stand around a value, in pairs, and are "
+                f"doubled within it ({error})"
+            ) from error
 
 
 def _read_jsonl(path, columns):

@@ -97,7 +97,7 @@ def load(path, overrides="", optional=()):
         with open(path, encoding="utf-8") as file:
             return load_hyperpyyaml(file, overrides, overrides_must_match=False)
     except Exception as error:  # YAML runs constructors of any kind: whatever fails is the user's
-        raise InputError(f"{path}: {_explain(error)}") from error
+        raise InputError(f"{path}: {_explain(error, path)}") from error
 
 
 def check_complete(path, hparams, required, optional):
@@ -265,6 +265,13 @@ def variants(path, kind=None):
     ]
 
 
+def _that_set(path, key):
+    """The names of a recipe's variants that have a value for a key."""
+    top = _compose(path)
+    files = _variants(path, top, {}) if "variants" in top else {}
+    return [name for name in files if any(key in _plain(file) for file in files[name])]
+
+
 def _plain(file):
     """The values of a variant's file."""
     with open(file, encoding="utf-8") as stream:
@@ -381,14 +388,17 @@ def _must_know(keys, known, where, path):
             raise InputError(f"{where}: no key {key!r} in {os.path.relpath(path)}; {hint}")
 
 
-def _explain(error):
-    """What an exception of the loading says, on one line."""
+def _explain(error, path=None):
+    """What an exception of the loading (of this recipe) says, on one line."""
     text = " ".join(str(part) for part in error.args) or str(error)
     if isinstance(error, ruamel.yaml.error.MarkedYAMLError):
         text = str(error)
     missing = re.search(r"'(\w+)' is a !PLACEHOLDER", text)
     if missing:
-        return f"{missing[1]} is required: give --{missing[1]}=…"
+        key = missing[1]
+        names = [] if path is None else _that_set(path, key)
+        by_variant = f"add one of {', '.join(names)} to --variant, or " if names else ""
+        return f"{key} is required: {by_variant}give --{key}=…"
     if isinstance(error, (InputError, ImportError, FileNotFoundError)):
         return one_line(error, None)
     if isinstance(error, AssertionError) and not text:

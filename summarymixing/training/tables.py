@@ -192,6 +192,9 @@ def read(path) -> dict:
         row = {key: table[key] for key in _OF_A_ROW if key in table} | row
         _check(path, what, row, known, ("script", "recipe"))
         row["options"] = {**table["options"], **row.get("options", {})}
+        for key in ("data_folder", "output_folder", "seed"):
+            if key in row["options"]:
+                raise InputError(f"{path}: {what}: {key} is no option of a row: the command's is")
         row.setdefault("published", {})
         wrong = row["published"].keys() - {*table["tests"], *_COSTS}
         if wrong:

@@ -174,6 +174,26 @@ def test_bad_tables(corpus, tmp_path):
         prepare(corpus, tmp_path)
 
 
+@pytest.mark.parametrize("content, message", [("{}", "no line behind"), ("", "found nothing")])
+def test_tables_without_rows(corpus, tmp_path, content, message):
+    path = corpus / "dev.tsv"
+    path.write_text(content.format(path.read_text().splitlines()[0]))
+    with pytest.raises(InputError, match=f"dev.tsv: .*{message}"):
+        prepare(corpus, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"accents": "no"}, "accents must be true or false, got 'no'"),
+        ({"min_words": "three"}, "min_words must be an integer of at least 0, got 'three'"),
+    ],
+)
+def test_bad_options(corpus, tmp_path, options, message):
+    with pytest.raises(InputError, match=message):
+        commonvoice.prepare(corpus, tmp_path, "fr", **options)
+
+
 def test_folder_errors(corpus, tmp_path):
     root = tmp_path / "root"
     with pytest.raises(InputError, match="nowhere: the data folder does not exist"):

@@ -91,7 +91,11 @@ def test_training_drops(corpus, tmp_path):
     paths = prepare(corpus, tmp_path)
     assert len(manifests.read(paths["train"])) == 6
     dropped = (tmp_path / "manifests" / "train.dropped.csv").read_text()
-    for id_, reason in (("0000", "no such"), ("0001", "0 bytes"), ("0009", "no transcript line")):
+    for id_, reason in (
+        ("0000", "no such"),
+        ("0001", "0 bytes"),
+        ("0009", "there is no transcript"),
+    ):
         assert any(f"11-7-{id_}," in line and reason in line for line in dropped.splitlines())
 
 

@@ -135,7 +135,7 @@ def test_drop_names_what_it_drops(tmp_path, utterances, caplog):
     with open(tmp_path / "train.dropped.csv", newline="") as file:
         dropped = {row["ID"]: row["reason"] for row in csv.DictReader(file)}
     assert list(dropped) == ["u1", "u4", "u5", "u6"]
-    for id_, reason in zip(dropped, ("truncated", "no such", "is empty", "no transcript line")):
+    for id_, reason in zip(dropped, ("truncated", "no such", "is empty", "there is no transcript")):
         assert reason in dropped[id_]
         assert any(id_ in line and reason in line for line in caplog.messages)
     assert "4 of 7 utterances left out" in caplog.messages[-1]

@@ -140,7 +140,7 @@ def test_bad_training_segments_are_dropped(corpus, tmp_path):
     assert f"{sph_of(corpus, 'train')}: the segment from 0.91 s to 2.6 s" in dropped
     assert f"{sph_of(corpus, 'train')}: the segment from 0.52 s to 0.52 s is empty" in dropped
     assert dropped.count(f"{sph_of(corpus, 'train', 1)}: there is no such audio file") == 3
-    assert "Nobody.sph: no transcript line names this audio file" in dropped
+    assert "Nobody.sph: there is no transcript of this audio file" in dropped
 
 
 @pytest.mark.parametrize("split", ["dev", "test"])
@@ -152,7 +152,7 @@ def test_bad_evaluation_segments_raise(corpus, tmp_path, split):
         prepare(corpus, tmp_path)
     path.unlink()
     (path.parent / "Other.stm").write_text(f"Other 1 Other {SEGMENTS[0][0]}\n")
-    with pytest.raises(InputError, match="no transcript line names .* 2 of 2 are unusable"):
+    with pytest.raises(InputError, match="there is no transcript .* 2 of 2 are unusable"):
         prepare(corpus, tmp_path)
 
 

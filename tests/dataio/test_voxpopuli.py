@@ -176,7 +176,7 @@ def test_bad_tables(corpus, tmp_path):
     with pytest.raises(InputError, match="asr_dev.tsv, line 3: 8 values are expected, got 9"):
         prepare(corpus, tmp_path)
     (corpus / "asr_dev.tsv").write_text("\t".join(HEADER) + "\n\n")
-    with pytest.raises(InputError, match="valid has no utterances"):
+    with pytest.raises(InputError, match="asr_dev.tsv: there is no line"):
         prepare(corpus, tmp_path)
     (corpus / "asr_dev.tsv").write_bytes(b"\xff\xfe")
     with pytest.raises(InputError, match="asr_dev.tsv: cannot be read as UTF-8"):

@@ -295,6 +295,8 @@ def test_figure(collected):
         ({"rows": [{"options": {}}]}, "row 1: the key 'name' is missing"),
         ({"rows": [{"name": "A", "publish": {}}]}, "row 'A': no key 'publish'; known are"),
         ({"rows": [{"name": "A", "published": {"dev": 2}}]}, "row 'A': published dev is no test"),
+        ({"rows": [{"name": "A", "options": {"seed": 5}}]}, "row 'A': seed is no option of a row"),
+        ({"options": {"data_folder": "x"}}, "data_folder is no option of a row: the command's is"),
         ({"rows": [{"name": "A, B"}, {"name": "A B"}]}, "'A, B' and 'A B' have names too alike"),
         ({"rows": [{"name": "A"}, 7]}, "row 2: keys and values are expected, got 7"),
         ({"rows": []}, r"table: rows must be a list of rows, got \[\]"),
