@@ -101,6 +101,7 @@ def tiny_transducer():
             "max_symbols_per_frame": 2,
             "num_workers": 0,
             "precision": "fp32",
+            "global_batch_seconds": "null",
             **changes,
         }
         folder = Path(output_folder)
