@@ -256,8 +256,7 @@ def variants(path, kind=None):
     -------
     list of str
     """
-    top = _compose(path)
-    files = _variants(path, top, {}) if "variants" in top else {}
+    files = _of_recipe(path)
     return [
         name
         for name in files
@@ -265,10 +264,17 @@ def variants(path, kind=None):
     ]
 
 
+def _of_recipe(path):
+    """The files of each of a recipe's variants; none where they are applied already."""
+    top = _compose(path)
+    if "variants" not in top or str(top["variants"].tag).endswith(":null"):
+        return {}
+    return _variants(path, top, {})
+
+
 def _that_set(path, key):
     """The names of a recipe's variants that have a value for a key."""
-    top = _compose(path)
-    files = _variants(path, top, {}) if "variants" in top else {}
+    files = _of_recipe(path)
     return [name for name in files if any(key in _plain(file) for file in files[name])]
 
 

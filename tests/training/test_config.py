@@ -163,6 +163,14 @@ def test_resolved_text_has_its_variants_applied(grid, tmp_path):
         config.load(str(saved), {"variant": "wide"})
 
 
+def test_a_missing_key_of_a_recipe_whose_variants_are_applied(tmp_path):
+    saved = tmp_path / "hyperparams.yaml"
+    saved.write_text("variants: null\nwidth: !PLACEHOLDER\n")
+    assert config.variants(saved) == []
+    with pytest.raises(InputError, match="width is required: give --width=…$"):
+        config.load(str(saved))
+
+
 def test_variants_are_part_of_the_experiment_by_their_values(grid, tmp_path):
     (tmp_path / "save" / "CKPT+now").mkdir(parents=True)
     (tmp_path / "hyperparams.yaml").write_text(config.resolved(grid, {"variant": "tall,wide"}))
