@@ -727,14 +727,7 @@ def read_tsv(path, columns, optional=()):
     try:
         with open(path, encoding="utf-8-sig", newline="\n") as file:
             header = file.readline().rstrip("\r\n").split("\t")
-            for column in columns:
-                if column not in header:
-                    raise InputError(
-                        f"{path}: there is no column {column}; "
-                        f"found {', '.join(header) or 'nothing'}"
-                    )
-                if header.count(column) > 1:
-                    raise InputError(f"{path}: the column {column} is there more than once")
+            check_columns(path, columns, header)
             places = [header.index(column) for column in columns]
             places += [header.index(name) if name in header else None for name in optional]
             for number, line in enumerate(file, 2):
@@ -756,6 +749,23 @@ def read_tsv(path, columns, optional=()):
     if not rows:
         raise InputError(f"{path}: there is no line behind the names of its columns")
     return rows
+
+
+def check_columns(path, columns, header):
+    """Raises InputError for a wanted column that a table does not have, or has more than once.
+
+    Example
+    -------
+    >>> check_columns("a.csv", ["text"], ["audio", "words"])
+    Traceback (most recent call last):
+    summarymixing.errors.InputError: a.csv: there is no column text; found audio, words
+    """
+    for column in columns:
+        if column not in header:
+            found = ", ".join(header) or "nothing"
+            raise InputError(f"{path}: there is no column {column}; found {found}")
+        if header.count(column) > 1:
+            raise InputError(f"{path}: the column {column} is there more than once")
 
 
 def some(names, limit=8):

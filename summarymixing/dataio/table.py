@@ -275,11 +275,7 @@ def _saved_dataset(path, columns, folder):
         rows = datasets.load_from_disk(str(path))
     except Exception as error:  # of whatever kind; damaged files are the user's
         raise InputError(f"{path}: cannot be read: {' '.join(str(error).split())}") from error
-    for column in columns.values():
-        if column not in rows.column_names:
-            raise InputError(
-                f"{path}: there is no column {column}; found {', '.join(rows.column_names)}"
-            )
+    manifests.check_columns(path, columns.values(), rows.column_names)
     if isinstance(rows.features[columns["audio"]], datasets.Audio):
         rows = rows.cast_column(columns["audio"], datasets.Audio(decode=False))
     rows = rows.select_columns(list(columns.values()))
@@ -349,13 +345,8 @@ def _read_csv(path, columns):
     with open(path, newline="", encoding="utf-8-sig") as file:
         table = csv.DictReader(file, strict=True)
         try:
-            header = table.fieldnames or ()
-            for column in columns:
-                if column not in header:
-                    found = ", ".join(header) or "nothing"
-                    raise InputError(f"{path}: there is no column {column}; found {found}")
-                if header.count(column) > 1:
-                    raise InputError(f"{path}: the column {column} is there more than once")
+            header = table.fieldnames or []
+            manifests.check_columns(path, columns, header)
             begun = table.line_num + 1
             for row in table:
                 if None in row or None in row.values():

@@ -124,6 +124,11 @@ class TestSegments:
         assert len(calls) <= 8  # by each thread at most
 
 
+def test_a_set_without_utterances(tmp_path):
+    with pytest.raises(InputError, match="dev.csv: valid has no utterances; at least one"):
+        manifests.write(tmp_path / "dev.csv", [], description="valid")
+
+
 def test_drop_names_what_it_drops(tmp_path, utterances, caplog):
     (tmp_path / "u1.wav").write_bytes((tmp_path / "u1.wav").read_bytes()[:-2])
     (tmp_path / "u4.wav").unlink()
