@@ -10,6 +10,7 @@ import shutil
 import pytest
 import soundfile
 import torch
+from second_device import second_device
 
 from summarymixing.dataio import manifests
 from summarymixing.decoding import CTCPrefixBeamSearch
@@ -172,6 +173,26 @@ class StoppedAfterFirstEpoch(CTCAttentionBrain):
         if epoch == 2:
             raise KeyboardInterrupt
         super().on_stage_start(stage, epoch)
+
+
+def test_on_another_device_as_on_the_cpu(corpus, tiny, tmp_path, monkeypatch):
+    """Trained, gone on with, and tested by the joint search, with nothing left on the CPU."""
+    monkeypatch.setattr(dropout, "dropout", torch.nn.functional.dropout)  # as other devices draw
+
+    def tests(name, *options):
+        for epochs in (1, 2):
+            parts = {"number_of_epochs": epochs, "ngram_order": 2, "dropout": 0.1}
+            results = run([*tiny(corpus, tmp_path / name, **parts), *options])
+        return results["tests"]
+
+    expected = tests("cpu")
+    with second_device() as device:
+        assert tests("second", f"--device={device}") == expected
+    ours, theirs = (
+        load(tmp_path / name).modules["Transformer"].encoder.state_dict()
+        for name in ("cpu", "second")
+    )
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
 def test_hypotheses_do_not_depend_on_the_batch(corpus, tiny, tmp_path):

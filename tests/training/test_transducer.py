@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 import speechbrain as sb
 import torch
+from second_device import second_device
 from speechbrain.dataio.batch import PaddedBatch
 from speechbrain.nnet.linear import Linear
 
@@ -334,3 +335,11 @@ def test_limit_of_steps_ends_the_training_once(corpus, tiny_transducer, tmp_path
     again = experiment.run(TransducerBrain, command)
     assert (tmp_path / "run" / "curve.csv").read_text() == curve
     assert again["tests"] == results["tests"] and again["epochs"] == results["epochs"] < 9
+
+
+def test_on_another_device(corpus, tiny_transducer, tmp_path):
+    """Trained, and tested by the beam search and in chunks, with nothing left on the CPU."""
+    command = tiny_transducer(corpus, tmp_path / "run", test_chunk_size=8, test_left_context=2)
+    with second_device() as device:
+        tests = experiment.run(TransducerBrain, [*command, f"--device={device}"])["tests"]
+    assert len(tests) == 2 and all(scores["words"] for scores in tests.values())
