@@ -63,7 +63,7 @@ def test_no_case_begins_after_the_minutes(benchmark, tmp_path):
     assert status == 0 and error == "2 cases are left: the same command goes on"
 
 
-def test_sides_that_cannot_be_are_left_out(load_script, tmp_path, monkeypatch):
+def test_sides_that_cannot_be_are_left_out(load_script, tmp_path, monkeypatch, capsys):
     script, asked = load_script("benchmark"), {}
 
     def measure(case, mixers, *rest):
@@ -82,6 +82,7 @@ def test_sides_that_cannot_be_are_left_out(load_script, tmp_path, monkeypatch):
     assert asked["conformer", "layers", "training", "eager"] == layers | rope
     assert asked["conformer", "layers", "forward", "compile"] == layers | rope
     assert asked["conformer", "layers", "training", "compile"] == layers - rope
+    assert "which crashes on a CPU: RoPEMHA, speechbrain/RoPEMHA\n" in capsys.readouterr().err
 
 
 def test_a_step_of_a_recipe(benchmark, tmp_path):

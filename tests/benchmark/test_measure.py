@@ -4,6 +4,7 @@ import itertools
 
 import pytest
 import torch
+from second_device import second_device
 
 from summarymixing.benchmark import measure, report
 from summarymixing.benchmark.cases import DEPTHS, MIXERS, PARTS, PRODUCTS, Case, Side, there_is
@@ -32,6 +33,15 @@ def test_every_side_takes_a_step(encoder, part, mixer, make_case):
     assert side.x.grad is not None and all(p.grad is not None for p in side.parameters)
     side.forget()
     assert side.x.grad is None and all(p.grad is None for p in side.parameters)
+
+
+@pytest.mark.parametrize("encoder", DEPTHS)
+def test_every_side_is_on_its_device(encoder, make_case):
+    mixers = [m for m in MIXERS if there_is(m, encoder, "encoder") and not MIXERS[m].triton]
+    with second_device() as device:
+        for mixer in (*mixers, PRODUCTS):
+            side = Side(make_case(encoder, "encoder"), mixer, device)
+            assert {x.device.type for x in (side(), *side.parameters)} == {device}
 
 
 @pytest.mark.parametrize("part", ("layers", "encoder"))

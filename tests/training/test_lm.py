@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from second_device import second_device
 from speechbrain.lobes.models.transformer.TransformerLM import TransformerLM
 from speechbrain.nnet.linear import Linear
 
@@ -167,6 +168,13 @@ def test_a_tiny_corpus_is_learnt_to_its_entropy(command, tmp_path):
     assert found["tokens"] == 6 * 800
     assert nats > entropy - 1e-6
     assert nats == pytest.approx(entropy, abs=0.03)
+
+
+def test_on_another_device_as_on_the_cpu(command, tmp_path):
+    expected = lm.run(command(tmp_path / "cpu"))["tests"]["valid"]["perplexity"]
+    with second_device() as device:
+        found = lm.run([*command(tmp_path / "second"), f"--device={device}"])
+    assert found["tests"]["valid"]["perplexity"] == pytest.approx(expected, rel=1e-4)
 
 
 class Stopped(lm.LMBrain):
