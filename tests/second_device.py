@@ -89,8 +89,8 @@ def _check(what, leaves):
 
 def _run(operation, args, kwargs):
     leaves = tree_leaves((args, kwargs))
-    names = operation.overloadpacket.__name__
-    by_indices = names in _INDEXING and isinstance(args[0], _Tensor)
+    name = operation.overloadpacket.__name__
+    by_indices = name in _INDEXING and isinstance(args[0], _Tensor)
     if operation not in _COPIES and not by_indices:
         _check(operation, leaves)
     device = kwargs.get("device")
