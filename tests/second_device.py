@@ -9,6 +9,7 @@ import contextlib
 from unittest import mock
 
 import torch
+from speechbrain.nnet import attention
 from torch.optim import optimizer
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -149,6 +150,9 @@ def second_device():
             patched = _autocast_as_on_cpu(getattr(torch, name))
             stack.enter_context(mock.patch.object(torch, name, patched))
         stack.enter_context(mock.patch.object(torch, "load", _load))
+        # SpeechBrain keeps its rotary sines for the process, and a "meta" that is real may follow.
+        sines = attention._get_precomputed_values.memo
+        stack.enter_context(mock.patch.dict(sines, clear=True))
         name = "_get_fused_kernels_supported_devices"
         stack.enter_context(mock.patch.object(optimizer, name, lambda: ["cpu", DEVICE]))
         # A module's parameters become new ones, since these cannot take the place of the CPU's.
