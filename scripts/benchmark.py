@@ -4,9 +4,9 @@
 All mixers of a case take turns in one run, and beside them the bare matrix products of its
 feed-forward part. Shown are medians, lowest and highest of the ratios, turn by turn, to
 SpeechBrain's RoPE attention in SpeechBrain's own layers (speechbrain/RoPEMHA) and in this package's
-(RoPEMHA), to no mixer at all (the floor), and to the rate of the products. What is in the --json
-file already is not measured again, and the file grows case by case: the same command goes on where
-it stopped.
+(RoPEMHA), to no mixer at all, the floor, in both (speechbrain/none, none), and to the rate of the
+products. What is in the --json file already is not measured again, and the file grows case by case:
+the same command goes on where it stopped.
 """
 
 import argparse
@@ -52,7 +52,7 @@ DEFAULTS = {
             "seconds": [5, 10, 40, 120], "encoders": ENCODERS, "parts": ["layers"], "steps": STEPS,
             "precisions": ["float32"], "graphs": ["eager"],
             "mixers": ["none", "SummaryMixing", "SummaryMixing-lite", "SummaryMixing-fast",
-                       "RoPEMHA", report.HOST],
+                       "RoPEMHA", report.HOST, report.HOST_FLOOR],
         },
         {
             "seconds": [40], "encoders": ["conformer"], "parts": ["layers"],
@@ -69,7 +69,7 @@ DEFAULTS = {
         {
             "seconds": [10, 40, 100], "encoders": ["conformer"], "parts": ["layers"],
             "steps": ["training"], "precisions": ["bf16"], "graphs": ["compile"],
-            "mixers": ["none", "SummaryMixing", "RoPEMHA", report.HOST, *TRITON],
+            "mixers": ["none", "SummaryMixing", "RoPEMHA", report.HOST, report.HOST_FLOOR, *TRITON],
         },
         # Twenty minutes in one sample.
         {

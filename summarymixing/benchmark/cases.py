@@ -9,6 +9,7 @@ from speechbrain.lobes.models.transformer import TransformerASR as host
 from torch import nn
 from torch.nn import functional as F
 
+from summarymixing.models.mixers import NoMixer
 from summarymixing.models.transformer_asr import TransformerASR
 from summarymixing.ops import kernels
 from summarymixing.ops.padding import padding_mask
@@ -19,7 +20,8 @@ FRAMES_A_SECOND = 25  # behind a front end that takes 10 ms frames and keeps eve
 class Mixer(NamedTuple):
     """What a side gives `TransformerASR`, and whether Triton's kernels are on.
 
-    With `host` it is SpeechBrain's `TransformerASR`, with its own layers around its own mixer.
+    With `host` it is SpeechBrain's `TransformerASR`, with its own layers around its own mixer, or
+    with that mixer and its normalisation taken out of them.
     """
 
     arguments: dict
@@ -44,8 +46,9 @@ for _mixer in ("SummaryMixing", "RoPEMHA"):
     MIXERS[f"{_mixer}+checkpointing"] = MIXERS[_mixer]._replace(activation_checkpointing=True)
 for _mixer in ("none", "SummaryMixing", "RoPEMHA"):
     MIXERS[f"{_mixer}+triton"] = MIXERS[_mixer]._replace(triton=True)
-for _mixer in ("RoPEMHA", "RelPosMHAXL"):
+for _mixer in ("none", "RoPEMHA", "RelPosMHAXL"):
     MIXERS[f"speechbrain/{_mixer}"] = MIXERS[_mixer]._replace(host=True)
+HOSTS = [mixer for mixer in MIXERS if MIXERS[mixer].host]
 # The bare matrix products of a feed-forward part: the rate that a case is compared with.
 PRODUCTS = "products"
 DEPTHS = {"conformer": 12, "branchformer": 18}  # as published
@@ -65,8 +68,9 @@ def there_is(mixer, encoder, part):
     (False, True)
     """
     if MIXERS[mixer].host:
-        # SpeechBrain's Branchformer has no rotary positions.
-        return part != "cell" and (encoder, mixer) != ("branchformer", "speechbrain/RoPEMHA")
+        # SpeechBrain's Branchformer has no rotary positions, and needs both its branches.
+        there = {"conformer": HOSTS, "branchformer": ["speechbrain/RelPosMHAXL"]}[encoder]
+        return part != "cell" and mixer in there
     return part != "cell" or not mixer.startswith("none")
 
 
@@ -205,11 +209,16 @@ class Side:
             else:
                 features = d_model * 5 // 4 if case.part == "encoder" else d_model
                 chosen = MIXERS[mixer]
+                own = dict(chosen.arguments)
+                without = chosen.host and own["attention_type"] == "none"
                 if chosen.host:
-                    build, own = host.TransformerASR, {"normalize_before": True, "causal": False}
+                    build = host.TransformerASR
+                    own.update(normalize_before=True, causal=False)
+                    if without:
+                        own["attention_type"] = "RoPEMHA"
                 else:
-                    own = {"activation_checkpointing": chosen.activation_checkpointing}
                     build = TransformerASR
+                    own["activation_checkpointing"] = chosen.activation_checkpointing
                 model = build(
                     tgt_vocab=10,
                     input_size=features,
@@ -223,8 +232,9 @@ class Side:
                     activation=nn.GELU,
                     encoder_module=case.encoder,
                     **own,
-                    **chosen.arguments,
                 )
+                for layer in model.encoder.layers if without else ():
+                    layer.mha_layer, layer.norm1 = NoMixer(), nn.Identity()
                 model = _Part(model, case.part)
             self.x = torch.randn(len(lengths), max(lengths), features)
             self.lengths = None if case.padding == 1 else torch.tensor(lengths)

@@ -142,12 +142,12 @@ def test_ratios_are_of_the_same_turn(case):
     rows = _rows(
         case, products=([1, 1, 1], 1), none=([2, 4, 6], 2**20), RoPEMHA=([4, 8, 6], 2**22),
         SummaryMixing=([3, 4, 9], 2**21), RelPosMHAXL=(None, None),
-        **{"speechbrain/RoPEMHA": ([6, 8, 9], 2**22)},
+        **{"speechbrain/RoPEMHA": ([6, 8, 9], 2**22), "speechbrain/none": ([3, 5, 9], 2**20)},
     )  # fmt: skip
     lines = {line.split(" | ")[7]: line for line in report.table(rows).splitlines()}
     assert lines["SummaryMixing"] == (
         "| conformer | 2 layers | training | float32 | eager | 10 | 2 | SummaryMixing | 4000.0 "
-        "| 0.4 | 0.50 (0.50–1.00) | 0.75 (0.50–1.50) | 1.50 (1.00–1.50) "
+        "| 0.4 | 0.50 (0.50–1.00) | 1.00 (0.80–1.00) | 0.75 (0.50–1.50) | 1.50 (1.00–1.50) "
         "| 0.25 (0.11–0.33) | 2 | 0.50 |"
     )
     assert "| RelPosMHAXL | out of memory |" in lines["RelPosMHAXL"]
