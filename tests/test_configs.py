@@ -15,7 +15,7 @@ from summarymixing.decoding.ngram import arpa_lines, estimate
 from summarymixing.errors import InputError
 from summarymixing.files import write_whole
 from summarymixing.models.decoder import CausalSummaryMixing
-from summarymixing.training import config, experiment
+from summarymixing.training import config, experiment, tables
 from summarymixing.training.batches import accumulation
 from summarymixing.training.seq2seq import CTCAttentionBrain
 from summarymixing.training.transducer import TransducerBrain
@@ -226,28 +226,60 @@ def _millions(*modules):
     return sum(p.numel() for module in modules for p in module.parameters()) / 1e6
 
 
-@pytest.mark.parametrize(
-    ("variant", "total", "in_encoder"),
-    [
-        ("branchformer,summarymixing", 114.2, 86.0),  # published
-        ("branchformer,rope", 100.0, 71.8),
-        ("branchformer,relpos", 104.7, 76.6),
-        ("branchformer,hypermixing", 87.1, 59.0),
-        ("branchformer,lite", 95.3, 67.1),
-        ("branchformer,none", 76.3, 48.2),
-        ("conformer,summarymixing", 107.1, 79.0),
-        ("conformer,relpos", 104.0, 75.9),
-        ("conformer,rope", 100.8, 72.7),
-        ("transformer,rope", 65.9, 37.8),
-        ("transformer", 65.9, 37.8),
-        ("branchformer,summarymixing,summary_decoder", 117.3, 86.0),
-    ],
-)
-def test_sizes_of_librispeech(variant, total, in_encoder):
-    changes = {} if "," in variant else {"attention_type": "regularMHA"}
-    hparams = _meta("LibriSpeech/hparams/ctc_attention.yaml", variant, **changes)
+# M parameters of the Transformer part, and of its encoder's layers
+LIBRISPEECH_SIZES = {
+    "branchformer,summarymixing": (114.2, 86.0),  # published
+    "branchformer,rope": (100.0, 71.8),
+    "branchformer,relpos": (104.7, 76.6),
+    "branchformer,hypermixing": (87.1, 59.0),
+    "branchformer,lite": (95.3, 67.1),
+    "branchformer,none": (76.3, 48.2),
+    "conformer,summarymixing": (107.1, 79.0),
+    "conformer,relpos": (104.0, 75.9),
+    "conformer,rope": (100.8, 72.7),
+    "transformer,rope": (65.9, 37.8),
+    "transformer": (65.9, 37.8),
+    "branchformer,summarymixing,summary_decoder": (117.3, 86.0),
+}
+# M parameters of all modules: with CTC + attention LibriSpeech's, a token adds its embedding and
+# two rows
+SIZES = {
+    "LibriSpeech/hparams/transducer.yaml": {"conformer,fast": 77.5, "conformer,rope": 77.5},
+    "VoxPopuli/hparams/transducer.yaml": {"conformer,fast": 71.2, "conformer,rope": 77.5},
+    "AISHELL/hparams/ctc_attention.yaml": {
+        "branchformer,summarymixing": 118.1,
+        "branchformer,lite": 99.2,
+        "branchformer,rope": 103.9,
+        "transformer": 69.9,
+    },
+    "CommonVoice/hparams/ctc_attention.yaml": {
+        f"{language},{variant}": millions
+        for variant, sizes in {
+            "branchformer,summarymixing": {"fr": 113.2, "it": 113.2, "nl": 112.2, "en": 119.3},
+            "branchformer,rope": {"fr": 99.0, "it": 99.0, "nl": 98.0, "en": 105.1},
+            "conformer,relpos": {"fr": 103.0, "it": 103.0, "en": 109.1},
+        }.items()
+        for language, millions in sizes.items()
+    },
+    "TEDLIUM2/hparams/ctc_attention.yaml": {
+        "branchformer,summarymixing": 113.2,
+        "branchformer,rope": 99.0,
+        "branchformer,relpos": 103.7,
+        "conformer,rope": 99.8,
+    },
+}
+
+
+def _of_full_size(path, variant):
+    return _meta(path, variant, **({} if "," in variant else {"attention_type": "regularMHA"}))
+
+
+@pytest.mark.parametrize("variant", LIBRISPEECH_SIZES)
+def test_sizes_of_librispeech(variant):
+    hparams = _of_full_size("LibriSpeech/hparams/ctc_attention.yaml", variant)
     _encodes_at_size(hparams)
     model = hparams["model"]["Transformer"]
+    total, in_encoder = LIBRISPEECH_SIZES[variant]
     assert _millions(model) == pytest.approx(total, abs=0.05)
     assert _millions(model.encoder) == pytest.approx(in_encoder, abs=0.05)
 
@@ -273,23 +305,21 @@ def _encodes_at_size(hparams):
 
 
 @pytest.mark.parametrize(
-    ("path", "variant", "total"),
-    [
-        ("LibriSpeech/hparams/transducer.yaml", "conformer,fast", 77.5),
-        ("VoxPopuli/hparams/transducer.yaml", "conformer,fast", 71.2),
-        ("AISHELL/hparams/ctc_attention.yaml", "branchformer,summarymixing", 118.1),
-        ("CommonVoice/hparams/ctc_attention.yaml", "fr,branchformer,summarymixing", 113.2),
-        ("CommonVoice/hparams/ctc_attention.yaml", "nl,branchformer,relpos", 102.7),
-        ("CommonVoice/hparams/ctc_attention.yaml", "en,conformer,rope", 106.0),
-        ("TEDLIUM2/hparams/ctc_attention.yaml", "branchformer,summarymixing", 113.2),
-        ("TEDLIUM2/hparams/ctc_attention.yaml", "conformer,rope", 99.8),
-    ],
+    ("path", "variant"), [(path, variant) for path, sizes in SIZES.items() for variant in sizes]
 )
-def test_sizes_of_other_corpora(path, variant, total):
-    """All modules: with CTC + attention LibriSpeech's, a token adds its embedding and two rows."""
-    hparams = _meta(path, variant)
+def test_sizes_of_other_corpora(path, variant):
+    hparams = _of_full_size(path, variant)
     _encodes_at_size(hparams)
-    assert _millions(*hparams["model"]["modules"].values()) == pytest.approx(total, abs=0.05)
+    millions = _millions(*hparams["model"]["modules"].values())
+    assert millions == pytest.approx(SIZES[path][variant], abs=0.05)
+
+
+def test_every_row_of_a_published_table_has_its_size():
+    known = SIZES | {"LibriSpeech/hparams/ctc_attention.yaml": LIBRISPEECH_SIZES}
+    for path in (ROOT / "hparams/tables").glob("*.yaml"):
+        for row in [] if path.stem.startswith("an4") else tables.read(path)["rows"]:
+            sizes = known[row["recipe"].removeprefix("recipes/")]
+            assert row["options"]["variant"] in sizes, path
 
 
 def _small_size(path, variant):

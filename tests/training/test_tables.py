@@ -385,6 +385,8 @@ PUBLISHED = {
         Italian, Conformer, self-attention   - 9.27 - -
         English, Conformer, self-attention   - 13.39 - -
     """,
+    "aishell": "Transformer, self-attention   - 6.04 - -",
+    "tedlium2": "Branchformer, self-attention   - 8.11 - -",
 }
 
 
