@@ -193,7 +193,9 @@ def measure_all(arguments, device):
                     f"{path} was measured with another {name}: give another --json, or --again "
                     "to measure all anew"
                 )
-    content["commands"].append(shlex.join(["scripts/benchmark.py", *arguments.argv]))
+    commit = machine.commit()
+    typed = shlex.join(["scripts/benchmark.py", *arguments.argv])
+    content["commands"].append(f"{typed}  # {commit}" if commit else typed)
     if arguments.recipe:
         measure_recipe(arguments, content, path)
     there = report.by_case(content["rows"])

@@ -5,6 +5,7 @@ import json
 import os
 import platform
 import shlex
+import subprocess
 import sys
 from pathlib import Path
 
@@ -20,6 +21,7 @@ PACKAGES = (
     "numpy",
 )
 _CPUINFO = Path("/proc/cpuinfo")  # of Linux
+_CHECKOUT = Path(__file__).parents[1]
 
 
 def write_figures(
@@ -32,7 +34,7 @@ def write_figures(
     path : path
         The file, which is written whole or not at all; its folder is made when missing.
     figures : dict
-        The numbers. Beside them go "command" and what `describe` returns.
+        The numbers. Beside them go "command", "commit" and what `describe` returns.
     device : str or torch.device
         Where the measurement ran.
     packages : tuple of str
@@ -44,9 +46,10 @@ def write_figures(
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     write_figures(f"{folder}/a.json", {"seconds": 1.5})
     ...     list(json.loads(Path(folder, "a.json").read_text()))
-    ['command', 'device', 'processor', 'cores', 'threads', 'versions', 'seconds']
+    ['command', 'commit', 'device', 'processor', 'cores', 'threads', 'versions', 'seconds']
     """
-    content = {"command": command(), **describe(device, packages), **figures}
+    made = {"command": command(), "commit": commit()}
+    content = {**made, **describe(device, packages), **figures}
     write_whole(path, json.dumps(content, indent=1) + "\n")
 
 
@@ -63,6 +66,26 @@ def command() -> str:
     """
     interpreter, *arguments = sys.orig_argv
     return shlex.join([Path(interpreter).name, *arguments])
+
+
+def commit() -> str | None:
+    """The git commit that this package is imported from, with "-dirty" if files have changed since.
+
+    None for a package that does not lie in a checkout of its own, as one installed from a wheel.
+
+    Example
+    -------
+    >>> commit() is None or len(commit().split("-")[0]) == 12
+    True
+    """
+    if not (_CHECKOUT / ".git").exists():
+        return None
+    describing = ["git", "describe", "--always", "--exclude=*", "--abbrev=12", "--dirty"]
+    try:
+        done = subprocess.run(describing, cwd=_CHECKOUT, capture_output=True, text=True)
+    except OSError:  # there is no git
+        return None
+    return done.stdout.strip() or None
 
 
 def describe(device="cpu", packages: tuple[str, ...] = ()) -> dict:

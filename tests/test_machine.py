@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -83,6 +84,7 @@ def test_figures_have_what_they_were_measured_by_and_on(tmp_path, monkeypatch):
     content = json.loads((tmp_path / "new" / "a.json").read_text())
     assert content.pop("seconds") == 1.5
     assert shlex.split(content.pop("command")) == ["python", *typed]
+    assert content.pop("commit") == machine.commit()
     assert content == describe(packages=["pip"])
 
 
@@ -107,6 +109,50 @@ def test_command_runs_the_same_again(monkeypatch):
 def test_command_keeps_the_options_of_the_interpreter(monkeypatch):
     monkeypatch.setattr(sys, "orig_argv", ["/here/bin/python", "-m", "package.train", "a.yaml"])
     assert command() == "python -m package.train a.yaml"
+
+
+@pytest.fixture
+def checkout(tmp_path, monkeypatch):
+    """A folder in which this package seems to lie, and git in it."""
+    if not shutil.which("git"):
+        pytest.skip("git is not installed")
+    monkeypatch.setattr(machine, "_CHECKOUT", tmp_path / "checkout")
+    (tmp_path / "checkout").mkdir()
+
+    def git(*arguments, folder=tmp_path / "checkout"):
+        name = ["-c", "user.name=a", "-c", "user.email=a@b"]
+        command = ["git", "-C", folder, *name, *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    return git
+
+
+def test_commit_is_the_checkouts(checkout):
+    checkout("init")
+    assert machine.commit() is None  # there is none yet
+    file = machine._CHECKOUT / "file"
+    file.write_text("one")
+    checkout("add", "file")
+    checkout("commit", "-m", "a message")
+    checkout("tag", "v1")
+    head = checkout("rev-parse", "HEAD")
+    assert machine.commit() == head[:12]
+    (machine._CHECKOUT / "results").touch()  # not git's
+    assert machine.commit() == head[:12]
+    file.write_text("two")
+    assert machine.commit() == f"{head[:12]}-dirty"
+
+
+def test_no_commit_of_others(checkout, monkeypatch, tmp_path):
+    """Of a repository above, in which the package is installed, or without git."""
+    checkout("init", folder=tmp_path)
+    checkout("commit", "--allow-empty", "-m", "a message", folder=tmp_path)
+    assert machine.commit() is None
+    checkout("init")
+    checkout("commit", "--allow-empty", "-m", "a message")
+    assert machine.commit()
+    monkeypatch.setenv("PATH", "")
+    assert machine.commit() is None
 
 
 @pytest.mark.parametrize("name", ["none", "cuda:99"])

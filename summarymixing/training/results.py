@@ -9,7 +9,7 @@ import sys
 import torch
 
 from summarymixing.files import write_whole
-from summarymixing.machine import command, versions
+from summarymixing.machine import command, commit, versions
 from summarymixing.scoring.metrics import Scores, score
 
 # In this order in the file; a run that does not know one leaves it null.
@@ -21,6 +21,7 @@ FACTS = (
     "seed",
     "versions",
     "command",
+    "commit",
     "device",
     "threads",
     "processes",
@@ -43,8 +44,8 @@ def write_results(
         "tests" of an earlier file: they stay where they are not done again.
     **facts
         `params`, `train_seconds`, `epochs`, `seed`, `device` and anything else worth keeping.
-        `versions`, `command`, `peak_memory_bytes`, `threads` and `processes` (of a training on
-        several GPUs) are found out when not given.
+        `versions`, `command`, `commit`, `peak_memory_bytes`, `threads` and `processes` (of a
+        training on several GPUs) are found out when not given.
 
     Returns
     -------
@@ -65,6 +66,7 @@ def write_results(
         "peak_memory_bytes": peak_memory_bytes(),
         "versions": versions(),
         "command": command(),
+        "commit": commit(),
         "threads": torch.get_num_threads(),
         "processes": torch.distributed.get_world_size() if distributed else 1,
     }

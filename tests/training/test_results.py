@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from summarymixing.errors import InputError
-from summarymixing.machine import command, versions
+from summarymixing.machine import command, commit, versions
 from summarymixing.scoring.metrics import score
 from summarymixing.training.results import (
     earlier_results,
@@ -59,6 +59,7 @@ def test_file_holds_the_scores_and_the_facts(tmp_path):
     assert read["threads"] == torch.get_num_threads()
     assert read["versions"] == versions()
     assert read["command"] == command()
+    assert read["commit"] == commit()
     assert read["peak_memory_bytes"] > 0
     assert [item.name for item in path.parent.iterdir()] == ["results.json"]
 
