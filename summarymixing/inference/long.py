@@ -13,7 +13,7 @@ from speechbrain.utils.filter_analysis import stack_filter_properties
 
 from summarymixing.inference.filters import Filter
 from summarymixing.models.branchformer import BranchformerEncoderLayer
-from summarymixing.models.conformer import ConformerEncoderLayer
+from summarymixing.models.conformer import ConformerEncoderLayer, half_step
 from summarymixing.models.mixers import NoMixer
 from summarymixing.nnet.cell import SummaryMixing
 from summarymixing.nnet.summaries import UtteranceMean, WindowMean
@@ -192,7 +192,7 @@ def _knowing(x, layer, block):
 def _mixed(layer, x):
     """What a layer hands to its mixer."""
     if isinstance(layer, ConformerEncoderLayer):
-        return layer.norm1(x + 0.5 * layer.ffn_module1(x))
+        return layer.norm1(half_step(x, layer.ffn_module1))
     return layer.norm_mhsa(x)
 
 

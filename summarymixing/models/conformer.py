@@ -1,5 +1,6 @@
 """Conformer encoder whose layers are handed their mixer (arXiv 2005.08100)."""
 
+import torch
 from speechbrain.lobes.models.transformer import Conformer as host
 from torch import nn
 from torch.nn import functional as F
@@ -45,6 +46,11 @@ class ConvolutionModule(host.ConvolutionModule):
         return x if mask is None else x.masked_fill(mask, 0)
 
 
+def half_step(x, feed_forward):
+    """A Conformer layer's residual around a feed-forward part: half of it is added."""
+    return torch.add(x, feed_forward(x), alpha=0.5)
+
+
 class ConformerEncoderLayer(host.ConformerEncoderLayer):
     """One Conformer layer around a given mixer.
 
@@ -88,21 +94,43 @@ class ConformerEncoderLayer(host.ConformerEncoderLayer):
             self.norm1 = nn.Identity()  # its parameters would never get a gradient
 
     @checkpointed
-    def forward(self, x, src_mask=None, src_key_padding_mask=None, pos_embs=None, **rest):
-        """As SpeechBrain's; chunks come as `src_mask`, and the mixer may be linear in time."""
+    def forward(
+        self,
+        x,
+        src_mask=None,
+        src_key_padding_mask=None,
+        pos_embs=None,
+        dynchunktrain_config=None,
+    ):
+        """(batch, time, d_model) → (same, attention weights or None); masks True = excluded.
+
+        Chunks come as `src_mask`; SpeechBrain's argument for them is the convolution's alone.
+        """
         if hasattr(src_mask, "chunk_size"):
             return self.stream(x, src_mask, {}, src_key_padding_mask)[0], None
-        return super().forward(x, src_mask, src_key_padding_mask, pos_embs, **rest)
+        mask = None if src_key_padding_mask is None else src_key_padding_mask.unsqueeze(-1)
+        x = half_step(x, self.ffn_module1)
+        y = self.norm1(x)
+        y, weights = self.mha_layer(
+            y,
+            y,
+            y,
+            attn_mask=src_mask,
+            key_padding_mask=src_key_padding_mask,
+            pos_embs=pos_embs,
+        )
+        x = x + y
+        x = x + self.convolution_module(x, mask, dynchunktrain_config)
+        return self.norm2(half_step(x, self.ffn_module2)), weights
 
     def stream(self, x, chunks, state, padding=None):
         """(batch, time, d_model), whole chunks → (same, state): see `models.streaming`."""
         mask = None if padding is None else padding.unsqueeze(-1)
-        x = x + 0.5 * self.ffn_module1(x)
+        x = half_step(x, self.ffn_module1)
         y, mixer = self.mha_layer.stream(self.norm1(x), chunks, part(state, "mixer"), padding)
         x = x + y
         y, past = self.convolution_module.stream(x, chunks, part(state, "convolution"), mask)
-        x = x + y
-        x = self.norm2(x + 0.5 * self.ffn_module2(x))
+        x = self.norm2(half_step(x + y, self.ffn_module2))
         return x, nested({"mixer": mixer, "convolution": past})
 
     def initial_state(self, batch_size, chunks, like):

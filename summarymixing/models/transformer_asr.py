@@ -13,6 +13,7 @@ from summarymixing.errors import InputError, check_integer
 from summarymixing.models.branchformer import BranchformerEncoder, BranchformerEncoderLayer
 from summarymixing.models.conformer import ConformerEncoder, ConformerEncoderLayer
 from summarymixing.models.decoder import CausalSummaryMixing
+from summarymixing.models.feed_forward import replace_feed_forward
 from summarymixing.models.mixers import (
     MIXERS,
     UnlimitedPositionalEncoding,
@@ -232,6 +233,7 @@ class TransformerASR(host.TransformerASR):
                     enc_dim=d_model, nhead=heads, global_dropout=dropout, **summary
                 )
         replace_dropout(self)
+        replace_feed_forward(self)
         self._init_params()
 
     def forward(self, src, tgt, wav_len=None, pad_idx=0, dynchunktrain_config=None):

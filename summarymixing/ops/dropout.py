@@ -4,6 +4,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from summarymixing.ops.modules import replace_modules
+
 LEVELS = 2**16  # of a probability: of the four 16-bit parts of a random number
 
 
@@ -70,7 +72,4 @@ def replace_dropout(module):
     >>> type(model[1]) is Dropout
     True
     """
-    for parent in list(module.modules()):
-        for name, child in parent.named_children():
-            if type(child) is nn.Dropout and not child.inplace:
-                setattr(parent, name, Dropout(child.p))
+    replace_modules(module, nn.Dropout, lambda old: old if old.inplace else Dropout(old.p))
