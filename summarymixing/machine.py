@@ -1,5 +1,6 @@
 """What a measurement was made by and on, for the files that hold figures."""
 
+import functools
 import importlib.metadata
 import json
 import os
@@ -68,10 +69,12 @@ def command() -> str:
     return shlex.join([Path(interpreter).name, *arguments])
 
 
+@functools.cache
 def commit() -> str | None:
     """The git commit that this package is imported from, with "-dirty" if files have changed since.
 
-    None for a package that does not lie in a checkout of its own, as one installed from a wheel.
+    It is that of the first call: a later one may be of files that this process did not read. None
+    for a package that does not lie in a checkout of its own, as one installed from a wheel.
 
     Example
     -------

@@ -1,5 +1,6 @@
 """What is written beside measured numbers."""
 
+import functools
 import json
 import shlex
 import shutil
@@ -117,6 +118,7 @@ def checkout(tmp_path, monkeypatch):
     if not shutil.which("git"):
         pytest.skip("git is not installed")
     monkeypatch.setattr(machine, "_CHECKOUT", tmp_path / "checkout")
+    monkeypatch.setattr(machine, "commit", machine.commit.__wrapped__)
     (tmp_path / "checkout").mkdir()
 
     def git(*arguments, folder=tmp_path / "checkout"):
@@ -141,6 +143,15 @@ def test_commit_is_the_checkouts(checkout):
     assert machine.commit() == head[:12]
     file.write_text("two")
     assert machine.commit() == f"{head[:12]}-dirty"
+
+
+def test_commit_is_that_of_the_first_call(checkout, monkeypatch):
+    monkeypatch.setattr(machine, "commit", functools.cache(machine.commit))
+    checkout("init")
+    checkout("commit", "--allow-empty", "-m", "first")
+    first = machine.commit()
+    checkout("commit", "--allow-empty", "-m", "second")
+    assert machine.commit() == first == checkout("rev-parse", "HEAD~")[:12]
 
 
 def test_no_commit_of_others(checkout, monkeypatch, tmp_path):

@@ -23,6 +23,7 @@ from summarymixing.decoding.methods import as_search
 from summarymixing.decoding.ngram import arpa_lines, estimate
 from summarymixing.errors import InputError, one_line, said_in_one_line
 from summarymixing.files import write_whole
+from summarymixing.machine import commit
 from summarymixing.training import config, data, rehearsal, results
 from summarymixing.training.batches import Batches, accumulation
 from summarymixing.training.checkpoints import WholeCheckpointer, recoverable_model
@@ -143,6 +144,7 @@ def begin(argv, optional, check):
     hparams : dict
     run_opts : speechbrain.utils.run_opts.RunOptions
     """
+    commit()  # while what was imported lies there
     hparams_file, run_opts, overrides = config.arguments(argv)
     if not torch.distributed.is_initialized():
         _join_processes(run_opts)

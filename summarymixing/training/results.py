@@ -95,7 +95,7 @@ def earlier_results(path: str | os.PathLike, trained: bool) -> tuple[dict, dict]
     Returns
     -------
     facts : dict
-        "command", "peak_memory_bytes" and "processes", those of the training.
+        "command", "commit", "peak_memory_bytes" and "processes", those of the training.
     tests : dict
         Test set to its scores.
 
@@ -108,9 +108,10 @@ def earlier_results(path: str | os.PathLike, trained: bool) -> tuple[dict, dict]
         return {}, {}
     with open(path, encoding="utf-8") as file:
         before = json.load(file)
-    kept = ("command", "peak_memory_bytes", "processes")
+    kept = ("command", "commit", "peak_memory_bytes", "processes")
     # Files of before there were some do not have all.
-    return {key: before[key] for key in kept if key in before}, before["tests"]
+    facts = {"commit": None} | {key: before[key] for key in kept if key in before}
+    return facts, before["tests"]
 
 
 def peak_memory_bytes() -> int:

@@ -72,7 +72,7 @@ def test_scores_of_another_kind_stay_what_they_are(tmp_path):
 def test_what_a_run_that_only_tests_leaves_as_it_was(tmp_path):
     path = tmp_path / "r.json"
     assert earlier_results(path, trained=False) == ({}, {})
-    facts = {"command": "train", "peak_memory_bytes": 5, "processes": 4}
+    facts = {"command": "train", "commit": "c0ffee", "peak_memory_bytes": 5, "processes": 4}
     first = write_results(path, {"16 frames": SCORES}, seed=1, **facts)
     kept, tests = earlier_results(path, trained=False)
     assert kept == facts and tests == first["tests"]
@@ -80,6 +80,9 @@ def test_what_a_run_that_only_tests_leaves_as_it_was(tmp_path):
     assert list(second["tests"]) == ["16 frames", "32 frames"]
     assert second["command"] == "train"
     assert earlier_results(path, trained=True) == ({}, {})
+    # Of before there were commits: not that of a run that only tests.
+    path.write_text(json.dumps({key: value for key, value in first.items() if key != "commit"}))
+    assert earlier_results(path, trained=False)[0]["commit"] is None
 
 
 def test_unknown_facts_are_null_and_given_ones_win(tmp_path):
