@@ -257,7 +257,9 @@ SIZES = {
         for variant, sizes in {
             "branchformer,summarymixing": {"fr": 113.2, "it": 113.2, "nl": 112.2, "en": 119.3},
             "branchformer,rope": {"fr": 99.0, "it": 99.0, "nl": 98.0, "en": 105.1},
+            "branchformer,relpos": {"nl": 102.7},
             "conformer,relpos": {"fr": 103.0, "it": 103.0, "en": 109.1},
+            "conformer,rope": {"en": 106.0},
         }.items()
         for language, millions in sizes.items()
     },
