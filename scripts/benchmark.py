@@ -181,28 +181,24 @@ def measure_all(arguments, device):
     """Measures what is not in the file of results yet; its content."""
     path = Path(arguments.json or f"benchmarks/results/speed_{device}.json")
     facts = {
-        "machine": machine.describe(arguments.device), "kind": device, "seed": arguments.seed,
-        "repeats": arguments.repeats,
+        "machine": machine.describe(arguments.device), "kind": device, "seed": arguments.seed
     }  # fmt: skip
     content = {**facts, "commands": [], "rows": [], "recipes": []}
-    if path.exists() and not arguments.again:
+    if path.exists():
         content = read(path)
         for name, value in facts.items():
             if content[name] != value:
                 raise InputError(
-                    f"{path} was measured with another {name}: give another --json, or --again "
-                    "to measure all anew"
+                    f"{path} was measured with another {name}: give another --json, or remove it"
                 )
-    commit = machine.commit()
-    typed = shlex.join(["scripts/benchmark.py", *arguments.argv])
-    content["commands"].append(f"{typed}  # {commit}" if commit else typed)
+    content["commands"].append(shlex.join(["scripts/benchmark.py", *arguments.argv]))
     if arguments.recipe:
         measure_recipe(arguments, content, path)
     there = report.by_case(content["rows"])
     todo = [
         (case, mixers)
         for case, mixers in cases(arguments, device).items()
-        if not set(mixers) <= set(there.get(case, ()))
+        if arguments.again or not set(mixers) <= set(there.get(case, ()))
     ]
     left = len(todo)
     end = time.monotonic() + 60 * arguments.minutes
@@ -210,7 +206,8 @@ def measure_all(arguments, device):
         if time.monotonic() > end:
             break
         rows = measure(case, mixers, arguments.device, arguments.repeats, arguments.seed)
-        content["rows"] = [row for row in content["rows"] if report.case_of(row) != case] + rows
+        kept = [row for row in content["rows"] if report.case_of(row) != case]
+        content["rows"] = kept + [row | {"commit": machine.commit()} for row in rows]
         write_whole(path, json.dumps(content, indent=1) + "\n")
         left -= 1
     if left:
@@ -231,13 +228,14 @@ def measure_recipe(arguments, content, path):
     one = recipe.identity(arguments.recipe, overrides, seconds)
     kept = [row for row in content["recipes"] if report.recipe_of(row) != report.recipe_of(one)]
     measured = {row["mixer"] for row in content["recipes"] if row not in kept}
-    if set(mixers) <= measured:
+    if not arguments.again and set(mixers) <= measured:
         return
     with tempfile.TemporaryDirectory() as folder:
-        content["recipes"] = kept + recipe.measure_recipe(
+        rows = recipe.measure_recipe(
             arguments.recipe, mixers, folder, seconds, arguments.device, arguments.repeats,
             arguments.seed, overrides,
         )  # fmt: skip
+    content["recipes"] = kept + [row | {"commit": machine.commit()} for row in rows]
     write_whole(path, json.dumps(content, indent=1) + "\n")
 
 
@@ -278,7 +276,9 @@ def main(argv=None):
     parser.add_argument(
         "--override", nargs="*", default=[], metavar="KEY=VALUE", help="for the recipe"
     )
-    parser.add_argument("--again", action="store_true", help="measures anew what is in the file")
+    parser.add_argument(
+        "--again", action="store_true", help="measures what is named anew if it is in the file"
+    )
     parser.add_argument("--report", nargs="+", metavar="JSON", help="measures nothing: shows these")
     parser.add_argument("--plot", metavar="PNG", help="draws time and memory against length")
     arguments = parser.parse_args(argv)

@@ -73,7 +73,7 @@ def command() -> str:
 def commit() -> str | None:
     """The git commit that this package is imported from, with "-dirty" if files have changed since.
 
-    It is that of the first call: a later one may be of files that this process did not read. None
+    Files of figures, which measurements themselves write, may have changed. It is that of the first call: a later one may be of files that this process did not read. None
     for a package that does not lie in a checkout of its own, as one installed from a wheel.
 
     Example
@@ -83,12 +83,18 @@ def commit() -> str | None:
     """
     if not (_CHECKOUT / ".git").exists():
         return None
-    describing = ["git", "describe", "--always", "--exclude=*", "--abbrev=12", "--dirty"]
     try:
-        done = subprocess.run(describing, cwd=_CHECKOUT, capture_output=True, text=True)
+        head = _git("describe", "--always", "--exclude=*", "--abbrev=12")
+        changed = _git("status", "--porcelain", "-uno", "--", ".", ":(exclude)benchmarks/results")
     except OSError:  # there is no git
         return None
-    return done.stdout.strip() or None
+    return (head + "-dirty" if changed else head) or None
+
+
+def _git(*arguments):
+    """What git prints of this package's checkout."""
+    done = subprocess.run(["git", *arguments], cwd=_CHECKOUT, capture_output=True, text=True)
+    return done.stdout.strip()
 
 
 def describe(device="cpu", packages: tuple[str, ...] = ()) -> dict:

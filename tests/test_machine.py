@@ -134,12 +134,17 @@ def test_commit_is_the_checkouts(checkout):
     assert machine.commit() is None  # there is none yet
     file = machine._CHECKOUT / "file"
     file.write_text("one")
-    checkout("add", "file")
+    figures = machine._CHECKOUT / "benchmarks" / "results" / "figures.json"
+    figures.parent.mkdir(parents=True)
+    figures.write_text("1")
+    checkout("add", ".")
     checkout("commit", "-m", "a message")
     checkout("tag", "v1")
     head = checkout("rev-parse", "HEAD")
     assert machine.commit() == head[:12]
     (machine._CHECKOUT / "results").touch()  # not git's
+    assert machine.commit() == head[:12]
+    figures.write_text("2")
     assert machine.commit() == head[:12]
     file.write_text("two")
     assert machine.commit() == f"{head[:12]}-dirty"

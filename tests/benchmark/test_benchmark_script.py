@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 
+from summarymixing import machine
 from summarymixing.benchmark import report
 
 TINY = ["--d_model=16", "--layers=1", "--repeats=2", "--threads=1"]
@@ -48,13 +49,18 @@ def test_rows_are_kept_skipped_and_added_to(benchmark, tmp_path, monkeypatch):
     assert [row["seconds"] for row in both["rows"]] == [1] * 4 + [2] * 4
     assert len(both["commands"]) == 2
 
-    benchmark(*few, "--seconds", 1, "--again", f"--plot={tmp_path / 'a.png'}")
+    turns = ["--repeats=3", "--again"]
+    benchmark(*few, *turns, "--seconds", 1, f"--plot={tmp_path / 'a.png'}")
     again = json.loads(path.read_text())
-    assert len(again["rows"]) == 4 and again["rows"] != first["rows"]
+    assert again["rows"][:4] == both["rows"][4:]  # of what is not named nothing is lost
+    assert [len(row["times"]) for row in again["rows"]] == [2] * 4 + [3] * 4
+    assert {row["commit"] for row in again["rows"]} == {machine.commit()}
     assert (tmp_path / "a.png").read_bytes()[:4] == b"\x89PNG"
 
-    status, _, error = benchmark(*few, "--repeats=3")
-    assert status == 2 and "another repeats" in error and "--again" in error
+    before = path.read_bytes()
+    status, _, error = benchmark(*few, "--seed=3", "--again")
+    assert status == 2 and "another seed" in error and "another --json, or remove it" in error
+    assert path.read_bytes() == before
 
 
 def test_no_case_begins_after_the_minutes(benchmark, tmp_path):
