@@ -206,8 +206,8 @@ def measure_all(arguments, device):
         if time.monotonic() > end:
             break
         rows = measure(case, mixers, arguments.device, arguments.repeats, arguments.seed)
-        kept = [row for row in content["rows"] if report.case_of(row) != case]
-        content["rows"] = kept + [row | {"commit": machine.commit()} for row in rows]
+        there[case] = {row["mixer"]: row | {"commit": machine.commit()} for row in rows}
+        content["rows"] = [row for sides in there.values() for row in sides.values()]
         write_whole(path, json.dumps(content, indent=1) + "\n")
         left -= 1
     if left:

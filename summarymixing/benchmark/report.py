@@ -362,7 +362,7 @@ def plot(contents, path):
                 axes.yaxis.set_minor_locator(NullLocator())
             axes.grid(alpha=0.3)
         line[0].set_title(name, loc="left", fontsize=10)
-        line[-1].legend(fontsize=7)
+        line[-1].legend(fontsize=7, handlelength=3)  # long enough to show dashes
     figure.savefig(path, dpi=120)
 
 
