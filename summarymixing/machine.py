@@ -73,8 +73,9 @@ def command() -> str:
 def commit() -> str | None:
     """The git commit that this package is imported from, with "-dirty" if files have changed since.
 
-    Files of figures, which measurements themselves write, may have changed. It is that of the first call: a later one may be of files that this process did not read. None
-    for a package that does not lie in a checkout of its own, as one installed from a wheel.
+    Files of figures, which measurements themselves write, may have changed. It is that of the first
+    call: a later one may be of files that this process did not read. None for a package that does
+    not lie in a checkout of its own, as one installed from a wheel.
 
     Example
     -------
