@@ -89,12 +89,16 @@ def commit() -> str | None:
         changed = _git("status", "--porcelain", "-uno", "--", ".", ":(exclude)benchmarks/results")
     except OSError:  # there is no git
         return None
-    return (head + "-dirty" if changed else head) or None
+    if not head:
+        return None
+    return f"{head}-dirty" if changed else head
 
 
 def _git(*arguments):
     """What git prints of this package's checkout."""
-    done = subprocess.run(["git", *arguments], cwd=_CHECKOUT, capture_output=True, text=True)
+    # Without the lock that would make a commit beside it fail.
+    command = ["git", "--no-optional-locks", *arguments]
+    done = subprocess.run(command, cwd=_CHECKOUT, capture_output=True, text=True)
     return done.stdout.strip()
 
 

@@ -138,6 +138,7 @@ def test_commit_is_the_checkouts(checkout):
     figures.parent.mkdir(parents=True)
     figures.write_text("1")
     checkout("add", ".")
+    assert machine.commit() is None
     checkout("commit", "-m", "a message")
     checkout("tag", "v1")
     head = checkout("rev-parse", "HEAD")
