@@ -6,7 +6,8 @@ feed-forward part. Shown are medians, lowest and highest of the ratios, turn by 
 SpeechBrain's RoPE attention in SpeechBrain's own layers (speechbrain/RoPEMHA) and in this package's
 (RoPEMHA), to no mixer at all, the floor, in both (speechbrain/none, none), and to the rate of the
 products. What is in the --json file already is not measured again, and the file grows case by case:
-the same command goes on where it stopped.
+the same command goes on where it stopped. A mixer that a case does not have yet is measured
+together with those that it has.
 """
 
 import argparse
@@ -196,7 +197,7 @@ def measure_all(arguments, device):
         measure_recipe(arguments, content, path)
     there = report.by_case(content["rows"])
     todo = [
-        (case, mixers)
+        (case, [mixer for mixer in MIXERS if mixer in mixers or mixer in there.get(case, ())])
         for case, mixers in cases(arguments, device).items()
         if arguments.again or not set(mixers) <= set(there.get(case, ()))
     ]
@@ -230,6 +231,7 @@ def measure_recipe(arguments, content, path):
     measured = {row["mixer"] for row in content["recipes"] if row not in kept}
     if not arguments.again and set(mixers) <= measured:
         return
+    mixers = [mixer for mixer in MIXERS if mixer in mixers or mixer in measured]
     with tempfile.TemporaryDirectory() as folder:
         rows = recipe.measure_recipe(
             arguments.recipe, mixers, folder, seconds, arguments.device, arguments.repeats,

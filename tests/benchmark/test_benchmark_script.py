@@ -57,6 +57,16 @@ def test_rows_are_kept_skipped_and_added_to(benchmark, tmp_path, monkeypatch):
     assert {row["commit"] for row in again["rows"]} == {machine.commit()}
     assert (tmp_path / "a.png").read_bytes()[:4] == b"\x89PNG"
 
+    benchmark(
+        *TINY, "--encoders=conformer", "--steps=forward", "--mixers=hypermixing", "--seconds=1"
+    )
+    more = json.loads(path.read_text())["rows"]
+    assert [row["mixer"] for row in more[:5]] == [
+        "products", "none", "SummaryMixing", "RoPEMHA", "hypermixing"
+    ]  # fmt: skip
+    assert {len(row["times"]) for row in more[:5]} == {2}  # all of them took turns
+    assert more[5:] == again["rows"][4:]
+
     before = path.read_bytes()
     status, _, error = benchmark(*few, "--seed=3", "--again")
     assert status == 2 and "another seed" in error and "another --json, or remove it" in error
@@ -107,6 +117,9 @@ def test_a_step_of_a_recipe(benchmark, tmp_path):
     assert "ctc_attention.yaml --d_model=16" in out
     benchmark(*options)
     assert json.loads((tmp_path / "speed.json").read_text())["recipes"] == rows
+    benchmark(*(("none" if option in mixers else option) for option in options))
+    rows = json.loads((tmp_path / "speed.json").read_text())["recipes"]
+    assert {row["mixer"] for row in rows} == {*mixers, "none"}  # nothing is lost
 
 
 @pytest.mark.parametrize(
