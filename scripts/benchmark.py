@@ -159,6 +159,8 @@ def check(arguments):
     if arguments.d_model % 16:
         raise InputError(f"--d_model must be a multiple of 16, got {arguments.d_model}")
     device = machine.check_device(arguments.device)
+    if device.type not in DEFAULTS:
+        raise InputError(f"--device must be {' or '.join(DEFAULTS)}, got {arguments.device}")
     for mixer in arguments.mixers or ():
         if mixer in TRITON and device.type != "cuda":
             raise InputError(f"--mixers {mixer}: kernels run on a GPU only, --device cuda")

@@ -23,6 +23,7 @@ import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import torch
 from tqdm import tqdm
 
 from summarymixing.errors import InputError, said_in_one_line
@@ -51,6 +52,18 @@ def command(arguments, gpus):
     if gpus > 1:
         launcher += ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={gpus}"]
     return [*launcher, *arguments]
+
+
+def visible_gpus():
+    """What CUDA_VISIBLE_DEVICES may name of this machine's."""
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    count = torch.cuda.device_count()
+    return given.split(",")[:count] if given else [str(number) for number in range(count)]
+
+
+def gpus_of(slot, gpus, there):
+    """Those of one of the trainings at a time, from the first; shared if there are too few."""
+    return [there[(slot * gpus + number) % len(there)] for number in range(gpus)]
 
 
 @contextmanager
@@ -102,10 +115,15 @@ def train(runs, out, jobs, gpus, lock, finished):
         Called after each training that ended well.
     """
     waiting = [run for run in runs if run.missing() is not None]
-    failures, running = {}, {}
+    failures, running, slots = {}, {}, {}
     total, shown = len(runs), ""
+    there = visible_gpus()
 
     def begin(run, arguments):
+        environment = dict(os.environ)
+        slots[run] = min({*range(jobs)} - {slots[other] for other in running})
+        if jobs > 1 and len(there) >= gpus:
+            environment["CUDA_VISIBLE_DEVICES"] = ",".join(gpus_of(slots[run], gpus, there))
         log = out / "logs" / f"{run.folder.parent.name}_{run.seed}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
         line = command([*arguments, "--noprogressbar"], gpus)  # bars are for terminals
@@ -114,7 +132,8 @@ def train(runs, out, jobs, gpus, lock, finished):
             start = file.tell()
             # In a session of its own: a Ctrl-C reaches it as SIGTERM only, upon which it saves.
             running[run] = subprocess.Popen(
-                line, stdout=file, stderr=subprocess.STDOUT, start_new_session=True, pass_fds=[lock]
+                line, stdout=file, stderr=subprocess.STDOUT, start_new_session=True,
+                pass_fds=[lock], env=environment,
             ), arguments, log, start  # fmt: skip
 
     with tqdm(total=total, initial=total - len(waiting), unit="run", file=sys.stderr) as bar:
@@ -192,7 +211,9 @@ def main(argv=None):
     parser.add_argument("--seeds", type=int, nargs="+", help="to train, in place of the table's")
     parser.add_argument("--rows", nargs="+", metavar="NAME", help="train only these rows")
     parser.add_argument("--gpus", type=int, default=1, help="of each training, through torchrun")
-    parser.add_argument("--jobs", type=int, default=1, help="trainings at the same time")
+    parser.add_argument(
+        "--jobs", type=int, default=1, help="trainings at the same time, on GPUs of their own"
+    )
     parser.add_argument(
         "--collect", action="store_true", help="only make the table of what is done"
     )

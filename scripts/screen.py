@@ -5,9 +5,10 @@ Decodes all audio and prints how many utterances have which fault, and whether i
 leave them out (--drop and --note change that). With --output, writes there a line for each finding
 and the clean manifest, and remembers the audio, so that the next time is fast.
 
-The faults: unreadable, truncated, empty, nan (samples that are no numbers), silent, clipped,
-wrong_rate, stereo, wrong_duration (not the manifest's), too_short, too_long, empty_text,
-unknown_characters, speech_rate (implausible), duplicate_id, duplicate_audio.
+The faults: unreadable, truncated, empty, nan (samples that are no numbers), not_scaled (integers
+that were not divided), silent, clipped, wrong_rate, stereo, wrong_duration (not the manifest's),
+too_short, too_long, empty_text, unknown_characters, speech_rate (implausible), duplicate_id,
+duplicate_audio.
 """
 
 import argparse

@@ -52,7 +52,7 @@ def write_whole(path: str | os.PathLike, content: str | bytes | Iterable[str]) -
 
 
 @contextmanager
-def alone_in(folder: str | os.PathLike) -> Iterator[int]:
+def alone_in(folder: str | os.PathLike, inherited: bool = True) -> Iterator[int]:
     """Within this, nobody else is within this for the same folder.
 
     What is locked is the file `.lock` in it, which stays. Where a file system has no locks, nothing
@@ -62,12 +62,14 @@ def alone_in(folder: str | os.PathLike) -> Iterator[int]:
     ---------
     folder : path
         Made when missing.
+    inherited : bool
+        Whether a child process that inherits the descriptor (`pass_fds`, or a fork) holds the lock
+        as well, until it ends. If not, the lock is of no effect within one process.
 
     Yields
     ------
     int
-        The lock's file descriptor. A child process that inherits it (`pass_fds`) holds the lock as
-        well, until it ends.
+        The lock's file descriptor.
 
     Raises
     ------
@@ -92,7 +94,8 @@ def alone_in(folder: str | os.PathLike) -> Iterator[int]:
     descriptor = os.open(Path(folder, ".lock"), os.O_RDWR | os.O_CREAT, 0o666)
     try:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock = fcntl.flock if inherited else fcntl.lockf
+            lock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             said = "another process is at work in this folder"
             raise BlockingIOError(error.errno, said, str(folder)) from None

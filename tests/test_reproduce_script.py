@@ -297,3 +297,35 @@ def test_a_real_recipe(tiny, corpus, tmp_path, reproduce):
     assert low <= scores["wer"] <= high
     assert float(row["minutes"]) * 60 == pytest.approx(results["train_seconds"])
     assert os.path.getsize(tmp_path / "out" / "stub.png") > 1000
+
+
+@pytest.mark.parametrize(
+    ("visible", "jobs", "gpus", "expected"),
+    [
+        (None, 2, 1, ["0", "1"]),
+        (None, 2, 2, ["0,1", "2,3"]),
+        ("5,7", 2, 1, ["5", "7"]),
+        ("5", 2, 1, ["5", "5"]),  # shared
+        (None, 1, 2, [None]),
+        ("5", 2, 2, ["5"]),  # torchrun says that there are too few
+    ],
+)
+def test_trainings_at_the_same_time_have_gpus_of_their_own(
+    reproduce, tmp_path, monkeypatch, visible, jobs, gpus, expected
+):
+    count = len(visible.split(",")) if visible else 4
+    monkeypatch.setattr("torch.cuda.device_count", lambda: count)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    seen, begin = [], subprocess.Popen
+
+    def popen(line, **options):
+        seen.append(options["env"].get("CUDA_VISIBLE_DEVICES"))
+        return begin([sys.executable, *line[line.index(str(tmp_path / "train.py")) :]], **options)
+
+    monkeypatch.setattr("subprocess.Popen", popen)
+    options = [f"--data_folder={tmp_path}", f"--jobs={jobs}", f"--gpus={gpus}"]
+    status, _, err = reproduce(*options, "--rows", "of 2")
+    assert status == 0, err
+    assert set(seen) == set(expected)

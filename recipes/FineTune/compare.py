@@ -17,6 +17,7 @@ OUT gets comparison.md and comparison.png.
 import argparse
 import json
 import random
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -26,6 +27,7 @@ from matplotlib.figure import Figure
 from summarymixing.dataio import an4, manifests
 from summarymixing.errors import InputError, said_in_one_line
 from summarymixing.files import write_whole
+from summarymixing.training import tables
 
 HERE = Path(__file__).resolve().parent
 LARGEST = 35
@@ -55,35 +57,39 @@ def sets(folder, out, minutes):
         utterances = (
             manifests.Utterance(row["ID"], row["wav"], row["spk_id"], row["wrd"]) for row in part
         )
-        if not found[name].exists():
-            manifests.write(found[name], utterances, description=str(name))
+        manifests.write(found[name], utterances, description=str(name))
     return found
 
 
 def run(out, paths, minutes, pretrained, more, options):
     """A row's results; trains unless they are there."""
     results = out / "results.json"
+    # As many steps for each number of minutes.
+    epochs = round(60 * LARGEST / minutes)
+    command = [
+        str(HERE / "train.py"),
+        f"--pretrained={pretrained}",
+        f"--train={paths[minutes]}",
+        f"--valid={paths['select']}",
+        f"--test={paths['test']}",
+        f"--output_folder={out}",
+    ]
+    keys = {"number_of_epochs": epochs, "patience": max(epochs // 4, 1)}
+    keys |= dict(option.removeprefix("--").split("=", 1) for option in [*TOKENS, *more])
+    flags = [option for option in options if "=" not in option]
+    keys |= dict(option.removeprefix("--").split("=", 1) for option in options if "=" in option)
+    command += [*(f"--{key}={value}" for key, value in keys.items()), *flags]
     if not results.exists():
-        # As many steps for each number of minutes.
-        epochs = round(60 * LARGEST / minutes)
-        command = [
-            sys.executable,
-            str(HERE / "train.py"),
-            f"--pretrained={pretrained}",
-            f"--train={paths[minutes]}",
-            f"--valid={paths['select']}",
-            f"--test={paths['test']}",
-            f"--output_folder={out}",
-        ]
-        keys = {"number_of_epochs": epochs, "patience": max(epochs // 4, 1)}
-        keys |= dict(option.removeprefix("--").split("=", 1) for option in [*TOKENS, *more])
-        flags = [option for option in options if "=" not in option]
-        keys |= dict(option.removeprefix("--").split("=", 1) for option in options if "=" in option)
-        command += [*(f"--{key}={value}" for key, value in keys.items()), *flags]
-        print(" ".join(command), flush=True)
-        if subprocess.run(command).returncode:
+        print(shlex.join([sys.executable, *command]), flush=True)
+        if subprocess.run([sys.executable, *command]).returncode:
             raise InputError(f"{out}: the training of this row failed; the lines above say why")
-    return json.loads(results.read_text())
+    content = json.loads(results.read_text())
+    if difference := tables.difference(content["command"], command):
+        raise InputError(
+            f"{out}: trained with another {difference}; choose another OUT, or delete this folder "
+            "to have it trained anew"
+        )
+    return content
 
 
 def table(rows):

@@ -113,7 +113,7 @@ def _load(paths):
                 stem = os.path.join(chapter, id_)
                 names = [stem + suffix for suffix in _AUDIO]
                 wav = next((name for name in names if name in audio), names[0])
-                unclaimed.discard(wav)
+                unclaimed.difference_update(names)
                 utterances.append(manifests.Utterance(id_, wav, _speaker(wav), text))
     for wav in unclaimed:
         utterances.append(manifests.Utterance(Path(wav).stem, wav, _speaker(wav), None))

@@ -5,7 +5,7 @@ import numpy as np
 from summarymixing.errors import InputError
 
 # Resampling and mixing overshoot 1 by far less; integers that were not divided go far beyond.
-_LOUDEST = 100
+LOUDEST = 100
 
 
 def check_samples(samples, name, first=0):
@@ -31,9 +31,9 @@ def check_samples(samples, name, first=0):
  and integers are divided by 32768 first
     """
     # Of a NaN neither is true.
-    if samples.min(initial=0) >= -_LOUDEST and samples.max(initial=0) <= _LOUDEST:
+    if samples.min(initial=0) >= -LOUDEST and samples.max(initial=0) <= LOUDEST:
         return
-    place = int(np.argmax(~(np.abs(samples) <= _LOUDEST)))
+    place = int(np.argmax(~(np.abs(samples) <= LOUDEST)))
     raise InputError(
         f"{name}: sample {first + place} is {samples[place]:g}: samples must be floats in "
         "[-1, 1], and integers are divided by 32768 first"

@@ -26,6 +26,7 @@ from tqdm import tqdm
 
 from summarymixing.dataio import audio, manifests
 from summarymixing.dataio.facts import DIGEST, FactsFile, measure, stamp_of
+from summarymixing.dataio.samples import LOUDEST
 from summarymixing.errors import InputError, check_integer
 from summarymixing.files import write_whole
 from summarymixing.machine import cores
@@ -36,6 +37,7 @@ FINDINGS = {
     "truncated": True,  # samples are missing at the end, or damaged
     "empty": True,  # no samples
     "nan": True,  # samples that are no numbers
+    "not_scaled": True,  # samples far beyond 1: integers that were not divided
     "silent": True,
     "clipped": False,
     "wrong_rate": False,  # it will be resampled
@@ -401,6 +403,8 @@ class _Checker:
         limits = self.limits
         if not facts.finite:
             yield "nan", "samples that are no numbers, or infinite"
+        elif (loudest := max(-facts.low, facts.high)) > LOUDEST:
+            yield "not_scaled", f"samples up to {loudest:g}, where full scale is 1"
         if limits.silence_db is not None and facts.finite:
             level = (facts.high - facts.low) / 2
             if level < 10 ** (limits.silence_db / 20):

@@ -123,7 +123,7 @@ def _load(name, sph, paths, audio):
             talk, speaker, start, stop, text = _parse(line, f"{path}, line {number}")
             names = [f"{sph}/{talk}{suffix}" for suffix in _AUDIO]
             wav = next((name for name in names if name in audio), names[0])
-            unclaimed.discard(wav)
+            unclaimed.difference_update(names)
             if _NOT_SCORED in text:
                 ignored += 1
                 continue

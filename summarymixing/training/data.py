@@ -195,7 +195,7 @@ def check_whole(manifest, facts):
     facts : str
         The file that remembers what was found out about audio.
     """
-    unusable = {"unreadable", "truncated", "empty", "nan"}
+    unusable = {"unreadable", "truncated", "empty", "nan", "not_scaled"}
     findings = screen(manifest, facts, note=FINDINGS).findings
     bad = [finding for finding in findings if finding.name in unusable]
     if bad:
@@ -287,7 +287,9 @@ def ended_with_its_workers():
         _kill_workers()
         # A worker that dies may take away a batch that is being fetched from it.
         lost = isinstance(error, (ConnectionError, EOFError))
-        if not lost and not (isinstance(error, RuntimeError) and "DataLoader" in str(error)):
+        # What a worker raised itself begins with "Caught", and is torch's to show.
+        silent = isinstance(error, RuntimeError) and str(error).startswith("DataLoader ")
+        if not (lost or silent):
             raise
         raise InputError(
             f"a data worker gave nothing for {_PATIENCE} s, or died ({one_line(error)}): look at "

@@ -5,7 +5,7 @@ import logging
 import os
 import sys
 import warnings
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 
 import speechbrain as sb
@@ -22,7 +22,7 @@ from summarymixing.dataio.manifests import read
 from summarymixing.decoding.methods import as_search
 from summarymixing.decoding.ngram import arpa_lines, estimate
 from summarymixing.errors import InputError, one_line, said_in_one_line
-from summarymixing.files import write_whole
+from summarymixing.files import alone_in, write_whole
 from summarymixing.machine import commit
 from summarymixing.training import config, data, rehearsal, results
 from summarymixing.training.batches import Batches, accumulation
@@ -194,10 +194,21 @@ def share_of_process():
 
 def train_and_score(brain, train_loader, loaders):
     """Trains to the end, or on from where it stands, and scores every set of `loaders`."""
-    marker = os.path.join(brain.hparams.output_folder, PREEMPTED)
-    if if_main_process() and os.path.exists(marker):
-        os.remove(marker)
-    with brain.preemption.handled(), data.ended_with_its_workers():
+    folder = brain.hparams.output_folder
+    marker = os.path.join(folder, PREEMPTED)
+    with ExitStack() as stack:
+        if if_main_process():
+            try:
+                stack.enter_context(alone_in(folder, inherited=False))
+            except BlockingIOError as error:
+                raise InputError(
+                    f"{folder}: another run is at work in this output_folder: let it end, or "
+                    "choose another"
+                ) from error
+            if os.path.exists(marker):
+                os.remove(marker)
+        stack.enter_context(brain.preemption.handled())
+        stack.enter_context(data.ended_with_its_workers())
         brain.fit(brain.hparams.epoch_counter, train_loader, loaders["valid"])
         for name, loader in loaders.items():
             brain.score(name, loader)
@@ -379,9 +390,7 @@ def _finish(brain, hparams):
         "device": str(brain.device),
     }
     path = os.path.join(folder, "results.json")
-    # Of the same weights, tests with other chunk sizes stay.
-    of_training, earlier = results.earlier_results(path, brain.trained)
-    content = results.write_results(path, brain.scores, earlier, **facts, **of_training)
+    content = results.write_results(path, brain.scores, brain.trained, **facts)
     last = list(brain.scores)[-1]
     print(f"\n{results.table(content)}\n")
     examples = results.examples(brain.totals.references, brain.totals.hypotheses)

@@ -306,8 +306,7 @@ def _finish(brain, hparams):
         "device": str(brain.device),
     }
     path = os.path.join(folder, "results.json")
-    of_training, _ = results.earlier_results(path, brain.trained)
-    content = results.write_results(path, brain.scores, **facts, **of_training)
+    content = results.write_results(path, brain.scores, brain.trained, **facts)
     print()
     for name, found in brain.scores.items():
         print(

@@ -90,7 +90,7 @@ class TrainingBrain(sb.Brain):
         if self.optimizer_step_limit is not None:
             self.optimizer_step_limit = int(self.optimizer_step_limit)  # text, on a command line
         self._check()
-        self.preemption = Preemption()
+        self.preemption = Preemption(self._mark_preempted)
         self.skipped_steps = self._skipped_in_a_row = self.unread = self._unread_in_epoch = 0
         self._ids, self._not_finite = [], []  # utterances since the last step, and of broken losses
         self.trained = False
@@ -301,12 +301,11 @@ class TrainingBrain(sb.Brain):
     def _save_intra_epoch_ckpt(self):
         self._save_checkpoint({}, end_of_epoch=False)
         if self._ending:
-            self._exit()
+            self.preemption.exit()
 
-    def _exit(self):
+    def _mark_preempted(self):
         if if_main_process():
             write_whole(os.path.join(self.hparams.output_folder, PREEMPTED), "")
-        self.preemption.exit()
 
     def _save_checkpoint(self, meta, end_of_epoch):
         metric, count = self.hparams.avg_metric, self.hparams.avg_checkpoints
@@ -322,7 +321,7 @@ class TrainingBrain(sb.Brain):
     def evaluate_batch(self, batch, stage):
         """As SpeechBrain's; SIGTERM ends the run here: what was trained is saved."""
         if self.preemption.asked:
-            self._exit()
+            self.preemption.exit()
         loss = super().evaluate_batch(batch, stage)
         self.totals.loss += float(loss) * self.size(batch)
         self.totals.size += self.size(batch)

@@ -10,6 +10,11 @@ EXIT_STATUS = 75  # EX_TEMPFAIL of sysexits.h: start the same command again
 class Preemption:
     """What to do about SIGTERM while a run is on: exit at once, or at a place that was asked for.
 
+    Arguments
+    ---------
+    mark : callable, optional
+        Called before the process ends.
+
     Example
     -------
     >>> preemption = Preemption()
@@ -19,7 +24,8 @@ class Preemption:
     True
     """
 
-    def __init__(self):
+    def __init__(self, mark=None):
+        self.mark = mark
         self.asked = False
         self._deferred = False
 
@@ -43,6 +49,8 @@ class Preemption:
 
     def exit(self):
         """Ends the process."""
+        if self.mark is not None:
+            self.mark()
         print("ended by SIGTERM: the same command goes on from here", file=sys.stderr)
         sys.exit(EXIT_STATUS)
 

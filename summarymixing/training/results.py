@@ -30,7 +30,7 @@ SCORES = ("wer", "cer", "substitutions", "deletions", "insertions", "words", "ut
 
 
 def write_results(
-    path: str | os.PathLike, tests: dict[str, Scores | dict], earlier: dict | None = None, **facts
+    path: str | os.PathLike, tests: dict[str, Scores | dict], trained: bool = True, **facts
 ) -> dict:
     """Write the results of a run, whole or not at all.
 
@@ -40,8 +40,10 @@ def write_results(
         The JSON file; its folder is made when missing.
     tests : dict[str, Scores or dict]
         Test set to its word errors, or to what else it is scored by.
-    earlier : dict, optional
-        "tests" of an earlier file: they stay where they are not done again.
+    trained : bool
+        Whether this run has trained. If not, what an earlier file says of the training stays, and
+        so do the tests that are not done again; those that are have the command and commit of
+        theirs, if it is another command.
     **facts
         `params`, `train_seconds`, `epochs`, `seed`, `device` and anything else worth keeping.
         `versions`, `command`, `commit`, `peak_memory_bytes`, `threads` and `processes` (of a
@@ -75,43 +77,18 @@ def write_results(
         if isinstance(scores, Scores):
             scores = {key: getattr(scores, key) for key in SCORES}
         scored[name] = scores
-    results = {"tests": (earlier or {}) | scored}
-    results |= dict.fromkeys(FACTS) | found | facts
+    if trained or not os.path.exists(path):
+        results = {"tests": scored, **dict.fromkeys(FACTS), **found, **facts}
+    else:
+        with open(path, encoding="utf-8") as file:
+            results = json.load(file)
+        tested_by = {key: found[key] for key in ("command", "commit")}
+        if tested_by["command"] == results["command"]:
+            tested_by = {}
+        results["tests"] |= {name: scores | tested_by for name, scores in scored.items()}
     results = _plain(results)
     write_whole(path, json.dumps(results, indent=2, ensure_ascii=False) + "\n")
     return results
-
-
-def earlier_results(path: str | os.PathLike, trained: bool) -> tuple[dict, dict]:
-    """What a run's file says already, and a run that has only tested must not change.
-
-    Arguments
-    ---------
-    path : path
-        The JSON file, there or not.
-    trained : bool
-        Whether this run has trained, which makes all that the file says another model's.
-
-    Returns
-    -------
-    facts : dict
-        "command", "commit", "peak_memory_bytes" and "processes", those of the training.
-    tests : dict
-        Test set to its scores.
-
-    Example
-    -------
-    >>> earlier_results("nowhere.json", trained=False)
-    ({}, {})
-    """
-    if trained or not os.path.exists(path):
-        return {}, {}
-    with open(path, encoding="utf-8") as file:
-        before = json.load(file)
-    kept = ("command", "commit", "peak_memory_bytes", "processes")
-    # Files of before there were some do not have all.
-    facts = {"commit": None} | {key: before[key] for key in kept if key in before}
-    return facts, before["tests"]
 
 
 def peak_memory_bytes() -> int:

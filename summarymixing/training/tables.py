@@ -88,7 +88,8 @@ _PUBLISHED = {"marker": "D", "facecolor": "none", "edgecolor": "#C0504D"}
 # Options that do not make another model of what is trained, or that the folder says.
 _OF_NO_ACCOUNT = set(
     "data_folder output_folder device threads num_workers tensorboard noprogressbar "
-    "ckpt_interval_minutes ckpt_interval_steps test_only".split()
+    "ckpt_interval_minutes ckpt_interval_steps test_only facts_file distributed_backend "
+    "max_unread".split()
 )
 
 
@@ -121,15 +122,20 @@ class Run:
             ) from None
         if not isinstance(found, dict) or not {"tests", "command"} <= found.keys():
             raise InputError(f"{path}: not the results of a run; remove it to have it made anew")
-        wanted, trained = _as_options(self.base), _as_options(shlex.split(found["command"]))
-        for key in [*wanted, *trained]:
-            then, now = (options.get(key, "not given") for options in (trained, wanted))
-            if key not in _OF_NO_ACCOUNT and then != now:
-                then, now = (v if isinstance(v, str) else json.dumps(v) for v in (then, now))
-                raise InputError(
-                    f"{self.folder}: trained with another {key}: {then} then, {now} now; choose "
-                    "another --out, or delete this folder to have it trained anew"
-                )
+        if differs := difference(found["command"], self.base):
+            raise InputError(
+                f"{self.folder}: trained with another {differs}; choose another --out, or "
+                "delete this folder to have it trained anew"
+            )
+        ways = [self.base, *([*self.base, *_as_arguments(o)] for o in self.decode.values())]
+        for name, scores in found["tests"].items():
+            if "command" in scores:  # otherwise it is the training's
+                differences = [difference(scores["command"], way) for way in ways]
+                if all(differences):
+                    raise InputError(
+                        f"{self.folder}: {name} was tested with another {differences[0]}; test "
+                        f"again without: {shlex.join(['python', *self.base, '--test_only'])}"
+                    )
         return found
 
     def missing(self):
@@ -141,6 +147,30 @@ class Run:
             if not any(name.endswith(ending) for name in found["tests"]):
                 return [*self.base, "--test_only", *_as_arguments(options)]
         return None
+
+
+def difference(command: str, arguments: list[str]) -> str | None:
+    """The first option of a training that differs, those of the machine aside, or None.
+
+    Arguments
+    ---------
+    command : str
+        By which something was trained, as in results.json.
+    arguments : list of str
+        Script, recipe if there is one, and options, by which it would be now.
+
+    Example
+    -------
+    >>> difference("python train.py a.yaml --lr=1e-3 --threads=1", ["train.py", "a.yaml", "--lr=2"])
+    'lr: 0.001 then, 2 now'
+    """
+    then, now = _as_options(shlex.split(command)), _as_options(arguments)
+    for key in [*now, *then]:
+        pair = [options.get(key, "not given") for options in (then, now)]
+        if key not in _OF_NO_ACCOUNT and pair[0] != pair[1]:
+            pair = (value if isinstance(value, str) else json.dumps(value) for value in pair)
+            return "{}: {} then, {} now".format(key, *pair)
+    return None
 
 
 def read(path) -> dict:
@@ -287,10 +317,11 @@ def _as_arguments(options):
 def _as_options(command):
     """The options of a command, as values; its script and recipe are among them."""
     start = next((place for place, part in enumerate(command) if part.endswith(".py")), 0)
-    # Wherever the repository is.
-    files = ["/".join(Path(part).parts[-3:]) for part in command[start : start + 2]]
-    options, key = dict(zip(("script", "recipe"), files)), None
-    for part in command[start + 2 :]:
+    files = [part for part in command[start : start + 2] if not part.startswith("--")]
+    options, key = {}, None
+    for name, file in zip(("script", "recipe"), files):
+        options[name] = "/".join(Path(file).parts[-3:])  # wherever the repository is
+    for part in command[start + len(files) :]:
         if part.startswith("--"):
             key, equals, value = part.removeprefix("--").partition("=")
             options[key] = _plain(value) if equals else "given"

@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 
 import pytest
+import torch
 
 from summarymixing import machine
 from summarymixing.benchmark import report
@@ -142,6 +143,12 @@ def test_mistakes_are_one_line(arguments, said, benchmark):
     status, out, error = benchmark(*arguments)
     assert status == 2 and out == ""
     assert error.startswith("error: ") and said in error
+
+
+def test_a_device_that_computes_but_is_not_measured(benchmark, monkeypatch):
+    monkeypatch.setattr("summarymixing.machine.check_device", torch.device)
+    status, _, error = benchmark("--device=mps")
+    assert status == 2 and error == "error: --device must be cpu or cuda, got mps"
 
 
 def _rows(case, **sides):

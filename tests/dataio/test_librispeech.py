@@ -151,3 +151,14 @@ def test_undecodable_transcript(corpus, tmp_path):
     (corpus / "dev" / "21" / "7" / "21-7.trans.txt").write_bytes(b"21-7-0000 \xff\n")
     with pytest.raises(InputError, match="21-7.trans.txt: cannot be read as UTF-8"):
         prepare(corpus, tmp_path)
+
+
+def test_the_same_utterances_in_two_formats(corpus, tmp_path):
+    for flac in corpus.rglob("*.flac"):
+        soundfile.write(flac.with_suffix(".wav"), *soundfile.read(flac))
+    paths = prepare(corpus, tmp_path)
+    assert {name: len(manifests.read(path)) for name, path in paths.items()} == {
+        "train": 8,
+        "valid": 4,
+        "test-x": 4,
+    }

@@ -76,6 +76,7 @@ def test_each_fault_is_found_and_nothing_else(add, tmp_path):
     add("nan", np.append(noise(), np.nan))
     add("infinite", np.append(noise(), -np.inf))
     add("all-nan", np.full(8000, np.nan))
+    add("integers", 3000 * noise(seed=95))
     add("silent", np.zeros(8000))
     add("constant", np.full(8000, 0.3))
     add("clipped", np.clip(noise(level=2), -1, 1))
@@ -120,6 +121,8 @@ def test_each_fault_is_found_and_nothing_else(add, tmp_path):
         ("nan", "nan"),
         ("infinite", "nan"),
         ("all-nan", "nan"),
+        ("integers", "not_scaled"),
+        ("integers", "clipped"),
         ("silent", "silent"),
         ("constant", "silent"),
         ("clipped", "clipped"),

@@ -182,6 +182,16 @@ def test_bad_lines(corpus, tmp_path, old, new):
         prepare(corpus, tmp_path)
 
 
+def test_the_same_talk_in_two_formats(corpus, tmp_path, caplog):
+    for split in TALKS:
+        sphere = sph_of(corpus, split)
+        samples, rate = soundfile.read(sphere)
+        soundfile.write(sphere.with_suffix(".wav"), samples, rate)
+    paths = prepare(corpus, tmp_path)
+    assert {row["wav"] for row in manifests.read(paths["test"])} == {str(sph_of(corpus, "test"))}
+    assert "no transcript" not in caplog.text
+
+
 def test_a_segment_that_is_there_twice(corpus, tmp_path):
     edit(corpus, "dev", "0.52 0.905", "0.10 0.52")
     with pytest.raises(InputError, match="valid: the utterance id Al_2006-00000100-00000520 is"):

@@ -234,5 +234,23 @@ def test_an_error_elsewhere_does_not_wait_for_a_worker_that_hangs(error, monkeyp
     assert "Traceback" not in capfd.readouterr().err
 
 
+def test_what_a_worker_raises_is_shown_as_it_is(monkeypatch):
+    def happens():
+        raise RuntimeError("a bug in reading")
+
+    with pytest.raises(RuntimeError, match="Caught RuntimeError.*\n(.*\n)*.*a bug in reading"):
+        _read(happens, monkeypatch)
+    assert not multiprocessing.active_children()
+
+
+def test_a_test_set_of_integers_is_refused_before_the_training(tmp_path):
+    soundfile.write(tmp_path / "a.wav", 3000 * torch.randn(8000).numpy(), 16000, subtype="FLOAT")
+    (tmp_path / "test.csv").write_text(
+        f"ID,duration,wav,spk_id,wrd\nu-1,0.5,{tmp_path}/a.wav,s,ONE\n"
+    )
+    with pytest.raises(InputError, match=r"u-1: samples up to \d+.*, where full scale is 1 .*mend"):
+        data.check_whole(manifests.read(tmp_path / "test.csv"), tmp_path / "facts.sqlite")
+
+
 def test_what_goes_well_is_left_alone(monkeypatch):
     _read(lambda: None, monkeypatch)

@@ -1,5 +1,9 @@
 """What a Brain does besides when its model was trained before."""
 
+import importlib.util
+import json
+import shlex
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -179,3 +183,33 @@ def test_initial_weights_that_cannot_be_loaded(make_brain, tmp_path):
     weights.write_bytes(weights.read_bytes()[:-9])
     with pytest.raises(InputError, match="no weights, or they are damaged"):
         finetune.load_initial(tmp_path / "initial", brain.modules)
+
+
+def test_comparison_refuses_results_of_another_command(tmp_path):
+    spec = importlib.util.spec_from_file_location(
+        "compare", Path(__file__).parents[2] / "recipes" / "FineTune" / "compare.py"
+    )
+    compare = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(compare)
+    paths = {5: tmp_path / "part_5.csv", "select": "select.csv", "test": "test.csv"}
+    commands = []
+
+    def train(command):
+        commands.append(command)
+        content = {"command": shlex.join(command), "tests": {}}
+        (tmp_path / "results.json").write_text(json.dumps(content))
+        return SimpleNamespace(returncode=0)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("subprocess.run", train)
+        for _ in range(2):
+            compare.run(tmp_path, paths, 5, "model", compare.SCRATCH, ["--threads=1"])
+        assert len(commands) == 1 and f"--train={tmp_path}/part_5.csv" in commands[0]
+        for model, options, said in (
+            ("model", ["--lr=9"], "lr: 0.001 then, 9 now"),
+            ("another", [], "pretrained: model then, another now"),
+        ):
+            with pytest.raises(
+                InputError, match=f"{tmp_path}: trained with another {said}; choose"
+            ):
+                compare.run(tmp_path, paths, 5, model, compare.SCRATCH, options)

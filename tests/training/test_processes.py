@@ -13,8 +13,10 @@ import pytest
 import torch
 
 from summarymixing.errors import InputError
-from summarymixing.training.experiment import begin
+from summarymixing.files import alone_in
+from summarymixing.training.experiment import begin, run
 from summarymixing.training.preemption import EXIT_STATUS
+from summarymixing.training.seq2seq import CTCAttentionBrain
 
 SCRIPT = str(Path(__file__).with_name("two_processes.py"))
 OPTIONS = {
@@ -166,6 +168,39 @@ def test_sigterm_to_all_processes_of_a_run_with_data_workers(start, corpus, tiny
     assert process.returncode == EXIT_STATUS, errors
     assert (folder / "preempted").exists()
     assert list((folder / "save").glob("CKPT*"))
+
+
+def test_sigterm_while_it_tests(corpus, tiny, tmp_path, monkeypatch, capsys):
+    """All is trained and saved: it ends at once, and is still to be started again."""
+    folder = tmp_path / "run"
+
+    def score(*_):
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(CTCAttentionBrain, "score", score)
+    with pytest.raises(SystemExit) as caught:
+        run(CTCAttentionBrain, tiny(corpus, folder, number_of_epochs=1))
+    assert caught.value.code == EXIT_STATUS and "goes on from here" in capsys.readouterr().err
+    assert (folder / "preempted").exists() and not (folder / "results.json").exists()
+    monkeypatch.undo()
+    assert run(CTCAttentionBrain, tiny(corpus, folder, number_of_epochs=1))["tests"]
+    assert not (folder / "preempted").exists()
+
+
+def test_two_runs_in_one_folder(start, corpus, tiny, tiny_command, tmp_path):
+    folder = tmp_path / "run"
+    process = start(tiny_command(corpus, folder, **OPTIONS | {"number_of_epochs": 1000}), 1)
+    wait_for_training(folder, process)
+    with pytest.raises(
+        InputError, match=f"^{folder}: another run is at work in this output_folder"
+    ):
+        run(CTCAttentionBrain, tiny(corpus, folder, **OPTIONS | {"number_of_epochs": 1000}))
+    assert process.poll() is None
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    # Nothing of it is left that would keep another from going on, data workers included.
+    with alone_in(folder, inherited=False):
+        pass
 
 
 def test_more_processes_than_gpus(tiny_command, corpus, tmp_path, monkeypatch):

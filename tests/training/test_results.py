@@ -13,7 +13,6 @@ from summarymixing.errors import InputError
 from summarymixing.machine import command, commit, versions
 from summarymixing.scoring.metrics import score
 from summarymixing.training.results import (
-    earlier_results,
     examples,
     peak_memory_bytes,
     table,
@@ -71,18 +70,28 @@ def test_scores_of_another_kind_stay_what_they_are(tmp_path):
 
 def test_what_a_run_that_only_tests_leaves_as_it_was(tmp_path):
     path = tmp_path / "r.json"
-    assert earlier_results(path, trained=False) == ({}, {})
     facts = {"command": "train", "commit": "c0ffee", "peak_memory_bytes": 5, "processes": 4}
-    first = write_results(path, {"16 frames": SCORES}, seed=1, **facts)
-    kept, tests = earlier_results(path, trained=False)
-    assert kept == facts and tests == first["tests"]
-    second = write_results(path, {"32 frames": SCORES}, tests, seed=1, **kept)
-    assert list(second["tests"]) == ["16 frames", "32 frames"]
-    assert second["command"] == "train"
-    assert earlier_results(path, trained=True) == ({}, {})
-    # Of before there were commits: not that of a run that only tests.
-    path.write_text(json.dumps({key: value for key, value in first.items() if key != "commit"}))
-    assert earlier_results(path, trained=False)[0]["commit"] is None
+    facts |= {"device": "cuda:0", "versions": {"torch": "1"}, "threads": 9, "skipped_steps": 7}
+    first = write_results(path, {"16 frames": SCORES, "valid": SCORES}, trained=False, **facts)
+    assert first.items() >= facts.items()  # there was none
+    perfect = score({"a": "one"}, {"a": "one"})
+    tests = {"32 frames": SCORES, "valid": perfect}
+    second = write_results(path, tests, trained=False, device="cpu", skipped_steps=0)
+    assert strict(path.read_text()) == second
+    made_by = {"command": command(), "commit": commit()}
+    assert second.pop("tests") == {
+        "16 frames": first["tests"]["16 frames"],
+        "valid": first["tests"]["valid"] | {"wer": 0.0, "cer": 0.0, "substitutions": 0,
+                                            "deletions": 0, "words": 1, "utterances": 1} | made_by,
+        "32 frames": first["tests"]["16 frames"] | made_by,
+    }  # fmt: skip
+    assert second == {key: value for key, value in first.items() if key != "tests"}
+    # By the command of the training: its own tests.
+    write_results(path, {"valid": SCORES}, command=command())
+    again = write_results(path, {"valid": perfect}, trained=False)["tests"]
+    assert "command" not in again["valid"] and again["valid"]["wer"] == 0
+    # Training that goes on makes other weights.
+    assert list(write_results(path, {"valid": SCORES})["tests"]) == ["valid"]
 
 
 def test_unknown_facts_are_null_and_given_ones_win(tmp_path):

@@ -128,6 +128,7 @@ def test_what_is_missing(table, root):
     ("changes", "options", "message"),
     [
         ({}, [], None),
+        ({}, ["--facts_file=a", "--distributed_backend=gloo", "--max_unread=9"], None),
         ({}, ["--data_folder=/other", "--device=cpu", "--threads", "2", "--num_workers=1"], None),
         ({"options": {"depth": 2.0, "plain": None}}, [], None),
         ({}, ["--depth", "2"], None),
@@ -154,6 +155,27 @@ def test_results_of_other_options_are_refused(table, root, changes, options, mes
             run.results()
         assert str(caught.value).startswith(f"{root}/out/Wide_attention/1: trained with another ")
         assert "\n" not in str(caught.value)
+
+
+def test_tests_with_other_options_are_refused(table, root):
+    run = tables.runs(table(), root, root / "out")[0]
+
+    def tested(*options):
+        _write_results(run, {"valid": 5.0})
+        content = json.loads((run.folder / "results.json").read_text())
+        command = shlex.join(["python", *run.base, "--test_only", *options])
+        content["tests"]["valid"]["command"] = command
+        (run.folder / "results.json").write_text(json.dumps(content))
+        return run.results()
+
+    for options in ([], ["--test_chunk_size=16"], ["--device=cuda:1"]):
+        assert tested(*options)["tests"]["valid"]["wer"] == 5.0
+    with pytest.raises(InputError) as caught:
+        tested("--test_beam_size=1")
+    assert "valid was tested with another test_beam_size: 1 then, not given now" in str(
+        caught.value
+    )
+    assert str(caught.value).endswith("--test_only") and "\n" not in str(caught.value)
 
 
 @pytest.fixture
