@@ -63,7 +63,12 @@ def prepare(data_folder, manifest_folder, keep_spaces=False):
     >>> manifests.read(paths["valid"])[0]["wrd"]
     '早上好'
     """
-    folder = _corpus_folder(data_folder)
+    folder = layouts.corpus_folder(
+        data_folder,
+        "AISHELL",
+        ["wav", "transcript", *(f"wav/{x}" for x in _SPLITS.values())],
+        inner="data_aishell",
+    )
     transcript = folder / _TRANSCRIPT
     texts = _read_transcript(transcript)
     audio, speakers, sources = {}, {}, manifests.stat_files([transcript], "listing transcript")
@@ -84,19 +89,6 @@ def prepare(data_folder, manifest_folder, keep_spaces=False):
         name: partial(_load, name, files, texts, keep_spaces) for name, files in audio.items()
     }
     return manifests.prepare(manifest_folder, arguments, sources, loaders)
-
-
-def _corpus_folder(data_folder):
-    folder = manifests.existing_folder(data_folder, corpus="AISHELL")
-    if not (folder / "wav").is_dir() and (folder / "data_aishell").is_dir():
-        folder = folder / "data_aishell"
-    for name in ("transcript", "wav", *(f"wav/{split}" for split in _SPLITS.values())):
-        if not (folder / name).is_dir():
-            found = manifests.some(entry.name for entry in (folder / name).parent.glob("*"))
-            raise InputError(
-                f"{folder}: AISHELL-1 has a folder {name}, which is not there; found {found}"
-            )
-    return folder
 
 
 def _read_transcript(path):

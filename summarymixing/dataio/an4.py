@@ -11,7 +11,7 @@ import re
 from functools import partial
 from pathlib import Path
 
-from summarymixing.dataio import manifests
+from summarymixing.dataio import layouts, manifests
 from summarymixing.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -69,15 +69,7 @@ def prepare(data_folder, manifest_folder, valid_speakers=VALID_SPEAKERS):
     >>> manifests.read(paths["valid"])[0]["wrd"]
     'YES'
     """
-    folder = manifests.existing_folder(data_folder, corpus="AN4")
-    if not (folder / "etc").is_dir() and (folder / "an4").is_dir():
-        folder = folder / "an4"
-    for name in ("etc", "wav"):
-        if not (folder / name).is_dir():
-            found = manifests.some(entry.name for entry in folder.iterdir())
-            raise InputError(
-                f"{folder}: AN4 has a folder {name}, which is not there; found {found}"
-            )
+    folder = layouts.corpus_folder(data_folder, "AN4", ["etc", "wav"], inner="an4")
     valid_speakers = [valid_speakers] if isinstance(valid_speakers, str) else list(valid_speakers)
     if not valid_speakers:
         raise InputError("valid_speakers is empty; name at least one speaker of the training part")

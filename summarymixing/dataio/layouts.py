@@ -1,4 +1,4 @@
-"""What the layouts of several corpora have in common: folders of languages, left-out utterances."""
+"""What the layouts of several corpora have in common: their folders, left-out utterances."""
 
 import logging
 
@@ -6,6 +6,50 @@ from summarymixing.dataio import manifests
 from summarymixing.errors import InputError
 
 logger = logging.getLogger(__name__)
+
+
+def corpus_folder(data_folder, corpus, folders, inner=None):
+    """Finds the folder that holds a corpus, with the folders which it must have.
+
+    Arguments
+    ---------
+    data_folder : str or os.PathLike
+    corpus : str
+        As scripts/download.py calls it.
+    folders : iterable of str
+        Relative paths.
+    inner : str, optional
+        Name of the folder in the data folder where they may be instead: an archive's own.
+
+    Returns
+    -------
+    folder : pathlib.Path
+
+    Raises
+    ------
+    InputError
+        If the data folder or one of them does not exist.
+
+    Example
+    -------
+    >>> import os, tempfile
+    >>> root = tempfile.mkdtemp()
+    >>> os.makedirs(root + "/an4/etc")
+    >>> corpus_folder(root, "AN4", ["etc"], inner="an4").name
+    'an4'
+    """
+    folders = list(folders)
+    folder = manifests.existing_folder(data_folder, corpus)
+    if inner and (folder / inner).is_dir() and not (folder / folders[0]).is_dir():
+        folder = folder / inner
+    for name in folders:
+        if not (folder / name).is_dir():
+            parent = (folder / name).parent
+            found = manifests.some(entry.name for entry in parent.glob("*") if entry.is_dir())
+            raise InputError(
+                f"{folder}: {corpus} has a folder {name}, which is not there; found {found}"
+            )
+    return folder
 
 
 def language_folder(data_folder, language, tables, parents=(), corpus=None):
@@ -45,7 +89,7 @@ def language_folder(data_folder, language, tables, parents=(), corpus=None):
     >>> language_folder(root, "fr", ["train.tsv"], ("release-*",)).relative_to(root).as_posix()
     'release-1/fr'
     """
-    folder = manifests.existing_folder(data_folder, corpus=corpus)
+    folder = manifests.existing_folder(data_folder, corpus)
     if _has_any(folder, tables):
         return folder
     levels = [[folder], *(sorted(folder.glob(parent)) for parent in parents)]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from summarymixing.dataio import manifests
+from summarymixing.dataio import layouts, manifests
 from summarymixing.errors import InputError
 
 _AUDIO = (".flac", ".wav", ".sph")  # LibriSpeech has FLAC; corpora in its layout may differ
@@ -63,9 +63,10 @@ def prepare(data_folder, manifest_folder, train_splits, valid_splits, test_split
     'GOOD MORNING'
     """
     parts = manifests.split_parts(train_splits, valid_splits, test_splits)
-    folder = _corpus_folder(data_folder, [split for splits in parts.values() for split in splits])
+    splits = list(dict.fromkeys(split for splits in parts.values() for split in splits))
+    folder = layouts.corpus_folder(data_folder, "LibriSpeech", splits, inner="LibriSpeech")
     files = {}
-    for split in dict.fromkeys(split for splits in parts.values() for split in splits):
+    for split in splits:
         listed = manifests.list_files(folder / split, (*_AUDIO, _TRANSCRIPT), f"listing {split}")
         if not any(path.endswith(_TRANSCRIPT) for path in listed):
             raise InputError(
@@ -81,22 +82,6 @@ def prepare(data_folder, manifest_folder, train_splits, valid_splits, test_split
         for name, splits in parts.items()
     }
     return manifests.prepare(manifest_folder, arguments, sources, loaders)
-
-
-def _corpus_folder(data_folder, splits):
-    """The folder that holds the splits."""
-    folder = manifests.existing_folder(data_folder, corpus="LibriSpeech")
-    inner = folder / "LibriSpeech"
-    if inner.is_dir() and not (folder / splits[0]).is_dir():
-        folder = inner
-    for split in splits:
-        if not (folder / split).is_dir():
-            found = manifests.some(entry.name for entry in folder.iterdir() if entry.is_dir())
-            raise InputError(
-                f"{folder}: there is no split folder {split}; found {found}"
-                f" (expected {folder / split}/<speaker>/<chapter>/*{_TRANSCRIPT})"
-            )
-    return folder
 
 
 def _load(paths):

@@ -645,8 +645,8 @@ def stat_files(paths, description="listing"):
     return files
 
 
-def existing_folder(folder, what="data folder", corpus=None):
-    """Returns a folder as an absolute Path, or says that it is none, and how to get the corpus.
+def existing_folder(folder, corpus=None):
+    """Returns a data folder as an absolute Path, or says why not, and how to get the corpus.
 
     Example
     -------
@@ -654,13 +654,13 @@ def existing_folder(folder, what="data folder", corpus=None):
     True
     """
     if not isinstance(folder, (str, os.PathLike)) or not str(folder):
-        raise InputError(f"the {what} must be a path, got {folder!r}")
+        raise InputError(f"the data folder must be a path, got {folder!r}")
     path = Path(os.path.abspath(folder))  # without "..", as list_files returns paths
     if not path.exists():
         hint = f"; scripts/download.py {corpus} FOLDER fetches it, or says where it is"
-        raise InputError(f"{path}: the {what} does not exist{hint if corpus else ''}")
+        raise InputError(f"{path}: the data folder does not exist{hint if corpus else ''}")
     if not path.is_dir():
-        raise InputError(f"{path}: the {what} is not a folder")
+        raise InputError(f"{path}: the data folder is not a folder")
     return path
 
 

@@ -21,7 +21,7 @@ import re
 from functools import partial
 from pathlib import Path
 
-from summarymixing.dataio import manifests
+from summarymixing.dataio import layouts, manifests
 from summarymixing.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -74,7 +74,12 @@ def prepare(data_folder, manifest_folder):
     >>> row["wrd"], row["start"], row["stop"], row["duration"]
     ("i'm here", 0.5, 1.25, 0.75)
     """
-    folder = _corpus_folder(data_folder)
+    folder = layouts.corpus_folder(
+        data_folder,
+        "TEDLIUM2",
+        [name for split in _SPLITS.values() for name in (split, f"{split}/sph", f"{split}/stm")],
+        inner="TEDLIUM_release2",
+    )
     sources, loaders = {}, {}
     for name, split in _SPLITS.items():
         audio = manifests.list_files(folder / split / "sph", _AUDIO, f"listing {split}")
@@ -97,20 +102,6 @@ def clean(text):
     """
     words = " ".join(_MARKS.sub(lambda match: "" if match[0][0] == "(" else " ", text).split())
     return words.replace(" '", "'")
-
-
-def _corpus_folder(data_folder):
-    folder = manifests.existing_folder(data_folder, corpus="TEDLIUM2")
-    if not (folder / "train").is_dir() and (folder / "TEDLIUM_release2").is_dir():
-        folder = folder / "TEDLIUM_release2"
-    for split in _SPLITS.values():
-        for name in (split, f"{split}/sph", f"{split}/stm"):
-            if not (folder / name).is_dir():
-                found = manifests.some(entry.name for entry in (folder / name).parent.iterdir())
-                raise InputError(
-                    f"{folder}: TED-LIUM has a folder {name}, which is not there; found {found}"
-                )
-    return folder
 
 
 def _load(name, sph, paths, audio):

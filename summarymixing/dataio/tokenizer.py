@@ -148,9 +148,6 @@ def check_fits(
     tokenizer: sentencepiece.SentencePieceProcessor,
     output_neurons: int,
     path: str | os.PathLike,
-    bos: int = BOS,
-    eos: int = EOS,
-    blank: int = UNK,
 ) -> None:
     """Check that a model's outputs are this tokenizer's tokens.
 
@@ -161,14 +158,11 @@ def check_fits(
         Size of the model's output layers.
     path : path
         Where the tokenizer came from, for the message.
-    bos, eos, blank : int
-        The ids that the model uses. The blank must be the tokenizer's unknown token: any other id
-        is a real token that CTC could then never emit.
 
     Raises
     ------
     InputError
-        If a size or an id differs.
+        If the size or an id differs.
 
     Example
     -------
@@ -184,9 +178,9 @@ def check_fits(
             f"set output_neurons to {size}, or use another tokenizer"
         )
     for name, wanted, found in (
-        ("begins a sentence (bos)", bos, tokenizer.bos_id()),
-        ("ends a sentence (eos)", eos, tokenizer.eos_id()),
-        ("is unknown and blank (unk)", blank, tokenizer.unk_id()),
+        ("begins a sentence (bos)", BOS, tokenizer.bos_id()),
+        ("ends a sentence (eos)", EOS, tokenizer.eos_id()),
+        ("is unknown and blank (unk)", UNK, tokenizer.unk_id()),
     ):
         if wanted != found:
             raise InputError(

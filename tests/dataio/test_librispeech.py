@@ -127,7 +127,9 @@ def test_folder_errors(corpus, tmp_path):
         prepare(tmp_path / "nowhere", tmp_path)
     with pytest.raises(InputError, match="SPEAKERS.TXT: the data folder is not a folder"):
         prepare(corpus / "SPEAKERS.TXT", tmp_path)
-    with pytest.raises(InputError, match="no split folder train-c; found dev, test-x, train-a"):
+    with pytest.raises(
+        InputError, match="has a folder train-c, which is not there; found dev, test-x, train-a"
+    ):
         prepare(corpus, tmp_path, train=["train-a", "train-c"])
     (corpus / "empty").mkdir()
     with pytest.raises(InputError, match="empty: the split has no .trans.txt"):

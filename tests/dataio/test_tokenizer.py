@@ -177,27 +177,33 @@ def test_check_fits(tmp_path):
     check_fits(tokenizer, 20, "m.model")
     with pytest.raises(InputError, match="m.model has 20 tokens but output_neurons is 21"):
         check_fits(tokenizer, 21, "m.model")
-    with pytest.raises(InputError, match=r"m.model.*\(bos\) must have id 3, it has 1$"):
-        check_fits(tokenizer, 20, "m.model", bos=3)
-    with pytest.raises(InputError, match=r"m.model.*\(eos\) must have id 1, it has 2$"):
-        check_fits(tokenizer, 20, "m.model", eos=1)
-    with pytest.raises(InputError, match=r"m.model.*\(unk\) must have id 19, it has 0$"):
-        check_fits(tokenizer, 20, "m.model", blank=19)
 
 
-def test_check_fits_wants_sentence_tokens(tmp_path):
+@pytest.mark.parametrize(
+    "ids, message",
+    [
+        ({"bos_id": 3}, r"other.model.*\(bos\) must have id 1, it has 3$"),
+        ({"eos_id": 3}, r"other.model.*\(eos\) must have id 2, it has 3$"),
+        ({"unk_id": 1, "bos_id": 0}, r"other.model.*\(bos\) must have id 1, it has 0$"),
+        (
+            {"unk_id": 3, "pad_id": 0},
+            r"other.model.*\(unk\) must have id 0, it has 3$",
+        ),
+        ({"bos_id": -1, "eos_id": -1}, r"must have id 1, it has -1 \(there is none\)"),
+    ],
+)
+def test_check_fits_wants_the_ids_of_models(tmp_path, ids, message):
     import sentencepiece
 
-    # As trained elsewhere, without them.
+    # As trained elsewhere.
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(corpus()),
         model_prefix=str(tmp_path / "other"),
         vocab_size=20,
-        bos_id=-1,
-        eos_id=-1,
         minloglevel=2,
+        **ids,
     )
-    with pytest.raises(InputError, match=r"must have id 1, it has -1 \(there is none\)"):
+    with pytest.raises(InputError, match=message):
         check_fits(load(tmp_path / "other.model"), 20, "other.model")
 
 
