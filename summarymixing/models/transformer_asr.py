@@ -50,7 +50,7 @@ class TransformerASR(host.TransformerASR):
     input_size : int
         Width of the front end's output.
     d_model, nhead, num_encoder_layers, num_decoder_layers, d_ffn, dropout, activation,
-    normalize_before, kernel_size, bias, encoder_module, conformer_activation,
+    positional_encoding, normalize_before, kernel_size, bias, encoder_module, conformer_activation,
     branchformer_activation, csgu_linear_units, gate_activation, use_linear_after_conv,
     output_hidden_states, layerdrop_prob
         As in SpeechBrain's `TransformerASR`, its defaults included.
@@ -65,6 +65,8 @@ class TransformerASR(host.TransformerASR):
         with one of mixers: [1, 1, 1, 8].
     local_proj_hid_dim, local_proj_out_dim, summary_hid_dim, summary_out_dim, mode, summaries
         Of the `SummaryMixing` cell; widths default to d_model.
+    max_length : int
+        Frames for which sinusoids are made at once; longer inputs make more.
     causal : bool
         Only with SpeechBrain's attention types. SpeechBrain's default is True, ours is False.
     decoder_mixer : str

@@ -25,10 +25,10 @@ NOTHING = "nothing"  # the id of what stands in for a batch
 class ASRBrain(TrainingBrain):
     """Trains a recogniser, validates it each epoch, and scores its averaged checkpoints.
 
-    Reads from hparams: `compute_features`, `lr_schedule`, `number_of_epochs`, `epoch_counter`,
-    `avg_checkpoints`, `avg_metric`, `output_folder`, `valid_search`, `valid_search_interval`,
-    `test_search`, `tensorboard`, `seed`, and if they are there `fea_augment` and
-    `dynchunktrain_config_sampler`.
+    Reads from hparams: `sample_rate`, `compute_features`, `lr_schedule`, `number_of_epochs`,
+    `epoch_counter`, `avg_checkpoints`, `avg_metric`, `output_folder`, `valid_search`,
+    `valid_search_interval`, `test_search`, `tensorboard`, `seed`, and if they are there
+    `fea_augment`, `dynchunktrain_config_sampler` and `max_unread`.
     """
 
     def __init__(self, *args, **kwargs):

@@ -75,7 +75,8 @@ class TrainingBrain(sb.Brain):
 
     A subclass has `compute_forward` and `compute_objectives`, and `nothing`, the batch of a process
     that has none. Reads from hparams: `lr_schedule`, `number_of_epochs`, `epoch_counter`,
-    `avg_checkpoints`, `avg_metric`, `output_folder`, `tensorboard`, `seed`.
+    `avg_checkpoints`, `avg_metric`, `output_folder`, `tensorboard`, `seed`, and if it is there
+    `max_unread`.
     """
 
     tokenizer = None  # set by the experiment
