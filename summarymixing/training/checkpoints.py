@@ -184,8 +184,8 @@ def load_average(checkpointer, metric, count):
     )
     if not checkpoints:
         raise InputError(
-            f"no checkpoint with {metric} in {checkpointer.checkpoints_dir}: "
-            "train first, without --test_only"
+            f"no checkpoint with {metric} in {checkpointer.checkpoints_dir}: train first "
+            "(without --test_only)"
         )
     checkpointer.load_checkpoint(checkpoints[0])
     model = checkpointer.recoverables["model"]

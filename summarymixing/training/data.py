@@ -4,6 +4,7 @@ import logging
 import multiprocessing
 import os
 import signal
+from collections import Counter
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -172,18 +173,24 @@ def screened(
         what = finding.name.replace("_", " ")
         logger.warning("left out: %s (%s): %s: %s", row["ID"], row["wav"], what, finding.detail)
     if screening.findings:
-        found = ", ".join(f"{count} {what}" for what, count in screening.counts.items() if count)
         logger.warning(
-            "%s: %d of %d utterances left out (%s); all are named in %s",
+            "%s: %d of %d utterances left out%s%s; all are named in %s",
             name,
             len(manifest) - len(screening.kept),
             len(manifest),
-            found.replace("_", " "),
+            _counted(dropped, " ({})"),
+            _counted([f for f in screening.findings if not f.dropped], "; kept, but {}"),
             report,
         )
     if len(screening.kept) == 0:
         raise InputError(f"no utterance is left to train on; {report} gives the reasons")
     return clean
+
+
+def _counted(findings, form):
+    """Findings by name, in their order, as a part of a sentence; nothing of none."""
+    counts = Counter(finding.name.replace("_", " ") for finding in findings)
+    return form.format(", ".join(f"{n} {what}" for what, n in counts.items())) if counts else ""
 
 
 def check_whole(manifest, facts):

@@ -21,7 +21,13 @@ from summarymixing.dataio import tokenizer as tokenizers
 from summarymixing.dataio.manifests import read
 from summarymixing.decoding.methods import as_search
 from summarymixing.decoding.ngram import arpa_lines, estimate
-from summarymixing.errors import InputError, one_line, said_in_one_line
+from summarymixing.errors import (
+    InputError,
+    check_integer,
+    check_number,
+    one_line,
+    said_in_one_line,
+)
 from summarymixing.files import alone_in, write_whole
 from summarymixing.machine import commit
 from summarymixing.training import config, data, rehearsal, results
@@ -150,14 +156,22 @@ def begin(argv, optional, check):
         _join_processes(run_opts)
     hparams = config.load(hparams_file, overrides, optional)
     check(hparams_file, hparams)
+    for name, least in (("number_of_epochs", 1), ("valid_batch_size", 1), ("num_workers", 0)):
+        check_integer(name, hparams[name], least)
+    check_integer("threads", hparams.get("threads"), none="null")
     folder = hparams["output_folder"]
     config.check_same_experiment(hparams_file, overrides, folder)
     ddp_barrier()  # it is about to be written
-    sb.create_experiment_directory(
-        experiment_directory=folder,
-        hyperparams_to_save=None,  # would be written in place, and a resumed run reads it
-        save_env_desc=False,  # takes seconds, and results.json has the versions
-    )
+    try:
+        sb.create_experiment_directory(
+            experiment_directory=folder,
+            hyperparams_to_save=None,  # would be written in place, and a resumed run reads it
+            save_env_desc=False,  # takes seconds, and results.json has the versions
+        )
+    except OSError as error:
+        raise InputError(
+            f"--output_folder={folder}: {error.strerror}; it must be a folder that can be written"
+        ) from error
     if if_main_process():
         resolved = config.resolved(hparams_file, overrides)
         write_whole(os.path.join(folder, "hyperparams.yaml"), resolved)
@@ -248,6 +262,11 @@ def check(brain_class, path, hparams):
             )
     required = [*REQUIRED, *brain_class.required]
     config.check_complete(path, hparams, required, [*OPTIONAL, *brain_class.optional])
+    for name in ("max_batch_utterances", "num_buckets", "valid_search_interval"):
+        check_integer(name, hparams[name])
+    for name in ("batch_seconds", "global_batch_seconds"):
+        if name in hparams:
+            check_number(name, hparams[name], "more than 0", lambda seconds: seconds > 0)
     for name in ("valid_search", "test_search"):
         hparams[name] = as_search(hparams[name], modules)
         file = getattr(hparams[name], "ngram_file", None)

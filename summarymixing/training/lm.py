@@ -250,7 +250,7 @@ def _check(path, hparams):
     for name in LMBrain.needs:
         if name not in hparams["model"]["modules"]:
             raise InputError(f"{path}: the model has no {name}, which LMBrain trains")
-    for key in ("batch_bytes", "max_tokens", "valid_batch_size"):
+    for key in ("batch_bytes", "max_tokens"):
         check_integer(key, hparams[key])
     if not 0 <= hparams["label_smoothing"] < 1:
         raise InputError(f"label_smoothing must be in [0, 1), got {hparams['label_smoothing']}")

@@ -52,22 +52,25 @@ def test_what_cannot_be_trained_on_is_named_and_left_out(tokenizer, tmp_path, ca
         ("short", 0.2, "THREE"),
         ("odd", 1.0, "ON€ ÉWO"),
         ("silent", 1.0, "ONE"),
+        ("slow", 1.0, "ONE"),
     ):
-        noise = 0.1 * torch.randn(int(16000 * seconds)) * (name != "silent")
-        soundfile.write(tmp_path / f"{name}.wav", noise.numpy(), 16000)
+        rate = 8000 if name == "slow" else 16000
+        noise = 0.1 * torch.randn(int(rate * seconds)) * (name != "silent")
+        soundfile.write(tmp_path / f"{name}.wav", noise.numpy(), rate)
         table.append([name, seconds, tmp_path / f"{name}.wav", "s", text])
     with open(tmp_path / "train.csv", "w", newline="") as file:
         csv.writer(file).writerows(table)
     rows, options = manifests.read(tmp_path / "train.csv"), {"max_seconds": 2}
     clean = data.screened(rows, tokenizer, lambda s: int(25 * s), tmp_path / "out", **options)
-    assert [row["ID"] for row in manifests.read(clean)] == ["good"]
-    assert "4 of 5" in caplog.text
+    assert [row["ID"] for row in manifests.read(clean)] == ["good", "slow"]
+    assert "4 of 6 utterances left out (1 too long, " in caplog.text
+    assert "); kept, but 1 wrong rate; all are named in" in caplog.text
     for part in ("short", "7 labels, 5 frames", "odd", "É €", "too long", "digital silence"):
         assert part in caplog.text
     again = data.screened(
         rows, tokenizer, lambda s: int(25 * s), tmp_path / "out", decode=False, **options
     )
-    assert [row["ID"] for row in manifests.read(again)] == ["good", "silent"]
+    assert [row["ID"] for row in manifests.read(again)] == ["good", "silent", "slow"]
     with pytest.raises(InputError, match="no utterance is left .*train.findings.csv"):
         data.screened(rows, tokenizer, lambda s: 0, tmp_path / "out")
 

@@ -243,6 +243,27 @@ def test_a_search_that_there_is_not(corpus, tiny, tmp_path, capsys):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    "option, value",
+    (
+        ("number_of_epochs", -3), ("valid_batch_size", 0), ("num_workers", "abc"), ("threads", -2),
+        ("batch_seconds", 0), ("batch_seconds", "abc"), ("global_batch_seconds", "abc"),
+        ("max_batch_utterances", 0), ("num_buckets", 2.5), ("valid_search_interval", 0),
+    ),
+)  # fmt: skip
+def test_a_number_that_cannot_be_is_said_before_anything_is_made(
+    corpus, tiny, tmp_path, capsys, option, value
+):
+    refused(tiny(corpus, tmp_path / "run", **{option: value}), capsys, option, f"got {value!r}")
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_output_folder_that_cannot_be_made(corpus, tiny, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    for folder, why in ((tmp_path / "file", "File exists"), ("/proc/run", "No such file")):
+        refused(tiny(corpus, folder), capsys, f"--output_folder={folder}: {why}")
+
+
 def test_heads_that_do_not_divide(corpus, tiny, tmp_path, capsys):
     refused(tiny(corpus, tmp_path / "run", nhead=3), capsys, "nhead", "got nhead=3")
 
