@@ -35,13 +35,16 @@ from summarymixing.benchmark.cases import (
     Case,
     there_is,
 )
-from summarymixing.benchmark.measure import limit_memory, measure
+from summarymixing.benchmark.measure import DeviceLostError, limit_memory, measure
 from summarymixing.errors import InputError, said_in_one_line
 from summarymixing.files import write_whole
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "LibriSpeech" / "hparams" / "ctc_attention.yaml"
 ENCODERS = tuple(DEPTHS)
 TRITON = [mixer for mixer in MIXERS if MIXERS[mixer].triton]
+# Kernels that no GPU has run yet come last: their errors may take the device along.
+TRIED = [mixer for mixer in MIXERS if mixer not in TRITON]
+IN_FORWARD = [mixer for mixer in TRIED if not MIXERS[mixer].activation_checkpointing]
 EVERYTHING = {
     "encoders": ENCODERS, "parts": PARTS, "steps": STEPS, "precisions": PRECISIONS,
     "graphs": tuple(GRAPHS), "mixers": tuple(MIXERS),
@@ -63,14 +66,14 @@ DEFAULTS = {
     ],
     "cuda": [
         {
-            "seconds": [5, 10, 20, 40, 100, 300, 1000], "encoders": ["conformer"],
+            "seconds": [10, 40, 100, 5, 20, 300, 1000], "encoders": ["conformer"],
             "parts": ["encoder"], "steps": ["training"], "precisions": ["bf16"],
-            "graphs": ["eager"], "mixers": list(MIXERS),
+            "graphs": ["eager"], "mixers": TRIED,
         },
         {
             "seconds": [10, 40, 100], "encoders": ["conformer"], "parts": ["layers"],
             "steps": ["training"], "precisions": ["bf16"], "graphs": ["compile"],
-            "mixers": ["none", "SummaryMixing", "RoPEMHA", report.HOST, report.HOST_FLOOR, *TRITON],
+            "mixers": ["none", "SummaryMixing", "RoPEMHA", report.HOST, report.HOST_FLOOR],
         },
         # Twenty minutes in one sample.
         {
@@ -81,15 +84,20 @@ DEFAULTS = {
         {
             "seconds": [5, 10, 20, 40, 100, 300, 1000], "encoders": ["conformer"],
             "parts": ["encoder"], "steps": ["forward"], "precisions": ["bf16"],
-            "graphs": ["eager"], "mixers": list(MIXERS),
+            "graphs": ["eager"], "mixers": IN_FORWARD,
         },
         {
             "seconds": [5, 10, 20, 40, 100, 300, 1000], "encoders": ["branchformer"],
-            "parts": ["encoder"], "steps": STEPS, "precisions": ["bf16"], "graphs": ["eager"],
-            "mixers": list(MIXERS),
+            "parts": ["encoder"], "steps": ["training"], "precisions": ["bf16"],
+            "graphs": ["eager"], "mixers": TRIED,
         },
         {
-            "seconds": [10, 100], "encoders": ENCODERS, "parts": ["cell", "layers"],
+            "seconds": [5, 10, 20, 40, 100, 300, 1000], "encoders": ["branchformer"],
+            "parts": ["encoder"], "steps": ["forward"], "precisions": ["bf16"],
+            "graphs": ["eager"], "mixers": IN_FORWARD,
+        },
+        {
+            "seconds": [10, 100], "encoders": ENCODERS, "parts": PARTS,
             "steps": STEPS, "precisions": PRECISIONS, "graphs": ["eager", "compile"],
             "mixers": ["none", "SummaryMixing", "SummaryMixing-lite", "SummaryMixing-fast",
                        "SummaryMixing-expdecay", "RoPEMHA", *TRITON],
@@ -99,30 +107,39 @@ DEFAULTS = {
 
 
 def cases(arguments, device):
-    """{case: its mixers}, in the order in which they are measured.
+    """[(case, its mixers)], in the order in which they are measured.
 
-    With options, what they leave open is as in the first of the defaults.
+    With options, what they leave open is as in the first of the defaults. A case that is there
+    twice is measured twice, the second time with the mixers of both.
     """
     given = {name: getattr(arguments, name) for name in ("seconds", *EVERYTHING)}
     given = {name: values for name, values in given.items() if values}
-    found, crashing = {}, set()
+    found, crashing = [], set()
     for chosen in [DEFAULTS[device][0] | given] if given else DEFAULTS[device]:
         for seconds, encoder, part, step, precision, graph in itertools.product(
             *(chosen[name] for name in
               ("seconds", "encoders", "parts", "steps", "precisions", "graphs"))
         ):  # fmt: skip
             layers = {"cell": 1, "layers": arguments.layers, "encoder": DEPTHS[encoder]}[part]
-            batch = arguments.batch or max(1, round(arguments.batch_seconds / seconds))
+            batch = arguments.batch or (
+                2
+                if device == "cpu" and arguments.batch_seconds is None
+                else max(1, round((arguments.batch_seconds or 1000) / seconds))
+            )
             case = Case(
                 encoder, part, layers, seconds, batch, arguments.padding, step, precision, graph,
                 arguments.d_model, arguments.dropout,
             )  # fmt: skip
-            wanted = {*chosen["mixers"], *report.BASELINES, *found.get(case, ())}
+            wanted = {*chosen["mixers"], *report.BASELINES}
             if device == "cpu" and graph != "eager" and step == "training":
                 # Compiled by torch 2.11, its backward corrupts memory: the process would crash.
                 crashing |= {mixer for mixer in wanted if "RoPE" in mixer}
                 wanted -= crashing
-            found[case] = [m for m in MIXERS if m in wanted and there_is(m, encoder, part)]
+            sides = [m for m in MIXERS if m in wanted and there_is(m, encoder, part)]
+            found.append((case, sides))
+    nowhere = {*(arguments.mixers or ())}.difference(crashing, *(sides for _, sides in found))
+    if nowhere:
+        raise InputError(f"--mixers {' '.join(sorted(nowhere))}: in no case that is asked for")
     if crashing:
         print(
             f"left out of compiled training, which crashes on a CPU: {', '.join(sorted(crashing))}",
@@ -145,7 +162,9 @@ def check(arguments):
     ):
         value = getattr(arguments, name)
         if value is not None and not 0 < value < math.inf:
-            raise InputError(f"--{name} must be more than 0, got {value}")
+            raise InputError(f"--{name} must be more than 0 and finite, got {value}")
+    if not 0 <= arguments.seed < 2**32:
+        raise InputError(f"--seed must be from 0 to {2**32 - 1}, got {arguments.seed}")
     if any(not 0 < seconds < math.inf for seconds in arguments.seconds or ()):
         raise InputError(f"--seconds must be more than 0, got {arguments.seconds}")
     if arguments.plot:  # said before anything is measured
@@ -171,6 +190,7 @@ def read(path):
     """The content of a file of results."""
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
+        _ = content["machine"]["versions"], content["kind"], content["seed"], content["commands"]
         for row in content["rows"]:
             report.case_of(row)
         for row in content["recipes"]:
@@ -182,6 +202,7 @@ def read(path):
 
 def measure_all(arguments, device):
     """Measures what is not in the file of results yet; its content."""
+    end = time.monotonic() + 60 * arguments.minutes
     path = Path(arguments.json or f"benchmarks/results/speed_{device}.json")
     facts = {
         "machine": machine.describe(arguments.device), "kind": device, "seed": arguments.seed
@@ -194,32 +215,56 @@ def measure_all(arguments, device):
                 raise InputError(
                     f"{path} was measured with another {name}: give another --json, or remove it"
                 )
-    content["commands"].append(shlex.join(["scripts/benchmark.py", *arguments.argv]))
-    if arguments.recipe:
-        measure_recipe(arguments, content, path)
     there = report.by_case(content["rows"])
     todo = [
-        (case, [mixer for mixer in MIXERS if mixer in mixers or mixer in there.get(case, ())])
-        for case, mixers in cases(arguments, device).items()
+        (case, mixers)
+        for case, mixers in cases(arguments, device)
         if arguments.again or not set(mixers) <= set(there.get(case, ()))
     ]
+    content["commands"].append(shlex.join(["scripts/benchmark.py", *arguments.argv]))
+    try:
+        save(content, path)
+    except OSError as error:
+        raise InputError(f"--json {path}: {error.strerror}") from error
+    lost = None  # the side that took the device along
+    if arguments.recipe:
+        lost = measure_recipe(arguments, content, path)
     left = len(todo)
-    end = time.monotonic() + 60 * arguments.minutes
     for case, mixers in tqdm(todo, unit="case", file=sys.stderr):
-        if time.monotonic() > end:
+        if lost or time.monotonic() > end:
             break
-        rows = measure(case, mixers, arguments.device, arguments.repeats, arguments.seed)
-        there[case] = {row["mixer"]: row | {"commit": machine.commit()} for row in rows}
+        known = there.setdefault(case, {})
+        failed = failures_in(known, arguments)
+        sides = [m for m in MIXERS if m in {*mixers, *known} and m not in failed]
+        try:
+            rows = measure(case, sides, arguments.device, arguments.repeats, arguments.seed)
+        except DeviceLostError as error:
+            lost, rows = error, [error.row]
+        known |= {row["mixer"]: row | {"commit": machine.commit()} for row in rows}
         content["rows"] = [row for sides in there.values() for row in sides.values()]
-        write_whole(path, json.dumps(content, indent=1) + "\n")
-        left -= 1
+        save(content, path)
+        left -= lost is None
+    if lost:
+        print(f"the device takes no more work after {lost}", file=sys.stderr)
     if left:
         print(f"{left} cases are left: the same command goes on", file=sys.stderr)
     return content
 
 
+def failures_in(known, arguments):
+    """Sides that are not tried again beside others, which they may take along."""
+    return [] if arguments.again else [mixer for mixer in known if "failed" in known[mixer]]
+
+
+def save(content, path):
+    write_whole(path, json.dumps(content, indent=1) + "\n")
+
+
 def measure_recipe(arguments, content, path):
-    """Adds the rows of the recipe to the content of a file of results, unless they are there."""
+    """Adds the rows of the recipe to the content of a file of results, unless they are there.
+
+    The `DeviceLostError` is returned, if there was one.
+    """
     mixers = [
         mixer
         for mixer in MIXERS
@@ -230,17 +275,23 @@ def measure_recipe(arguments, content, path):
     overrides = [f"--{override}" for override in arguments.override]
     one = recipe.identity(arguments.recipe, overrides, seconds)
     kept = [row for row in content["recipes"] if report.recipe_of(row) != report.recipe_of(one)]
-    measured = {row["mixer"] for row in content["recipes"] if row not in kept}
-    if not arguments.again and set(mixers) <= measured:
-        return
-    mixers = [mixer for mixer in MIXERS if mixer in mixers or mixer in measured]
-    with tempfile.TemporaryDirectory() as folder:
-        rows = recipe.measure_recipe(
-            arguments.recipe, mixers, folder, seconds, arguments.device, arguments.repeats,
-            arguments.seed, overrides,
-        )  # fmt: skip
-    content["recipes"] = kept + [row | {"commit": machine.commit()} for row in rows]
-    write_whole(path, json.dumps(content, indent=1) + "\n")
+    known = {row["mixer"]: row for row in content["recipes"] if row not in kept}
+    if not arguments.again and set(mixers) <= set(known):
+        return None
+    lost, failed = None, failures_in(known, arguments)
+    sides = [m for m in MIXERS if m in {*mixers, *known} and m not in failed]
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            rows = recipe.measure_recipe(
+                arguments.recipe, sides, folder, seconds, arguments.device, arguments.repeats,
+                arguments.seed, overrides,
+            )  # fmt: skip
+    except DeviceLostError as error:
+        lost, rows = error, [error.row]
+    known |= {row["mixer"]: row | {"commit": machine.commit()} for row in rows}
+    content["recipes"] = kept + list(known.values())
+    save(content, path)
+    return lost
 
 
 def main(argv=None):
@@ -250,9 +301,7 @@ def main(argv=None):
     for name, values in EVERYTHING.items():
         parser.add_argument(f"--{name}", nargs="+", choices=values)
     parser.add_argument("--batch", type=int, help="utterances; on the CPU 2")
-    parser.add_argument(
-        "--batch_seconds", type=float, default=1000.0, help="if there is no --batch"
-    )
+    parser.add_argument("--batch_seconds", type=float, help="if there is no --batch; on a GPU 1000")
     parser.add_argument(
         "--padding",
         type=float,
@@ -290,7 +339,6 @@ def main(argv=None):
     with said_in_one_line():
         device = check(arguments).type
         if device == "cpu":
-            arguments.batch = arguments.batch or 2
             limit_memory()
         if arguments.threads:
             torch.set_num_threads(arguments.threads)
@@ -309,7 +357,11 @@ def main(argv=None):
             print(report.recipe_table(content["recipes"]), "\n")
         print(*report.targets(content["rows"], content["kind"]), "", sep="\n")
     if arguments.plot:
-        report.plot(contents, arguments.plot)
+        with said_in_one_line():
+            try:
+                report.plot(contents, arguments.plot)
+            except OSError as error:
+                raise InputError(f"--plot {arguments.plot}: {error.strerror}") from error
     failures = [line for content in contents for line in report.failures(content)]
     if failures:
         print(

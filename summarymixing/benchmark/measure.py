@@ -19,6 +19,20 @@ OUT_OF_MEMORY = "out of memory"
 SECONDS_A_TURN = 0.1  # shorter steps are repeated within their turn
 
 
+class DeviceLostError(RuntimeError):
+    """A side failed in such a way that the device takes no more work from this process.
+
+    Arguments
+    ---------
+    row : dict
+        Of the side, with "failed"; what else took turns with it is not known to be right.
+    """
+
+    def __init__(self, row):
+        super().__init__(f"{row['mixer']}: {row['failed']}")
+        self.row = row
+
+
 def limit_memory(share=0.9):
     """On Linux: what is more than the free memory fails in this process, as on a GPU.
 
@@ -134,6 +148,10 @@ def measure(case, mixers, device="cpu", repeats=5, seed=0):
         batch), and either "failed", why, or "times" (seconds of a step, one a turn), "peak_bytes"
         (of a step, its gradients and the parameters) and "flops".
 
+    Raises
+    ------
+    DeviceLostError
+
     Example
     -------
     >>> from summarymixing.benchmark.cases import Case
@@ -181,6 +199,10 @@ def take_turns(mixers, about, prepare, turn, repeats, device):
     -------
     list of dict
         With "failed", why, for those that did.
+
+    Raises
+    ------
+    DeviceLostError
     """
     rows, sides = {}, {}
 
@@ -199,7 +221,10 @@ def take_turns(mixers, about, prepare, turn, repeats, device):
         # Outside the handler, which holds on to every frame of the failed step.
         rows[mixer] = {**about, "mixer": mixer, "failed": reason}
         sides.pop(mixer, None)
-        _release(device)
+        try:
+            _release(device)
+        except RuntimeError as error:
+            raise DeviceLostError(rows[mixer]) from error
 
     for mixer in mixers:
         attempt(mixer, begin)
@@ -218,5 +243,6 @@ def _synchronize(device):
 
 def _release(device):
     gc.collect()
+    _synchronize(device)
     if torch.device(device).type == "cuda":
         torch.cuda.empty_cache()

@@ -103,8 +103,13 @@ class _Training:
         self.batch = self.read()
 
     def read(self):
-        """The batch, as one data worker reads it."""
-        return data.collate([self.dataset[i] for i in range(len(self.dataset))])
+        """The batch, as one data worker reads it, on one thread."""
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            return data.collate([self.dataset[i] for i in range(len(self.dataset))])
+        finally:
+            torch.set_num_threads(threads)
 
     def step(self):
         """Features, augmentation, forward, both losses, backward, clipping and the optimizer."""

@@ -265,8 +265,9 @@ def check(brain_class, path, hparams):
     for name in ("max_batch_utterances", "num_buckets", "valid_search_interval"):
         check_integer(name, hparams[name])
     for name in ("batch_seconds", "global_batch_seconds"):
-        if name in hparams:
-            check_number(name, hparams[name], "more than 0", lambda seconds: seconds > 0)
+        value = hparams.get(name)
+        if name in required or value is not None:
+            check_number(name, value, "more than 0", lambda seconds: seconds > 0)
     for name in ("valid_search", "test_search"):
         hparams[name] = as_search(hparams[name], modules)
         file = getattr(hparams[name], "ngram_file", None)

@@ -8,6 +8,7 @@ import torch
 
 from summarymixing import machine
 from summarymixing.benchmark import report
+from summarymixing.benchmark.measure import DeviceLostError
 
 TINY = ["--d_model=16", "--layers=1", "--repeats=2", "--threads=1"]
 
@@ -23,12 +24,13 @@ def benchmark(load_script, capsys, tmp_path, monkeypatch):
         capsys.readouterr()
         status = 0
         try:
-            script.main([*map(str, arguments), f"--json={json_file}"])
+            script.main([f"--json={json_file}", *map(str, arguments)])
         except SystemExit as stop:
             status = stop.code
         out, err = capsys.readouterr()
         return status, out, (err.splitlines() or [""])[-1]
 
+    call.main = script.main
     return call
 
 
@@ -72,6 +74,28 @@ def test_rows_are_kept_skipped_and_added_to(benchmark, tmp_path, monkeypatch):
     status, _, error = benchmark(*few, "--seed=3", "--again")
     assert status == 2 and "another seed" in error and "another --json, or remove it" in error
     assert path.read_bytes() == before
+
+
+def test_a_side_that_takes_the_device_along_is_left_behind(benchmark, monkeypatch):
+    measured = []
+
+    def lost(case, mixers, *rest):
+        measured.append(mixers)
+        rows = [{**vars(case), "audio": 1.0, "mixer": mixer, "times": [1.0], "peak_bytes": 1}
+                for mixer in mixers]  # fmt: skip
+        if "hypermixing" in mixers:
+            row = rows[mixers.index("hypermixing")] | {"failed": "illegal access"}
+            raise DeviceLostError(row)
+        return rows
+
+    monkeypatch.setitem(benchmark.main.__globals__, "measure", lost)
+    few = [*TINY, "--encoders=conformer", "--steps=forward", "--mixers=hypermixing", "--seconds"]
+    status, out, error = benchmark(*few, 1, 2)
+    assert status == 1 and len(measured) == 1  # nothing else is asked of the device
+    assert error == "  hypermixing, conformer layers forward float32 eager 1.0 s: illegal access"
+    status, out, _ = benchmark(*few, 1)
+    assert measured[1] == ["none", "RoPEMHA"]
+    assert status == 1 and out.count("1000.0") == 2
 
 
 def test_no_case_begins_after_the_minutes(benchmark, tmp_path):
@@ -126,8 +150,12 @@ def test_a_step_of_a_recipe(benchmark, tmp_path):
 @pytest.mark.parametrize(
     "arguments, said",
     (
+        (["--seed", "-1"], "--seed must be from 0 to 4294967295, got -1"),
+        (["--minutes", "inf"], "--minutes must be more than 0 and finite, got inf"),
+        (["--parts", "cell", "--mixers", "none"], "--mixers none: in no case that is asked for"),
+        (["--json", "/proc/speed.json"], "--json /proc/speed.json: No such file"),
         (["--seconds", "0"], "--seconds must be more than 0, got [0.0]"),
-        (["--repeats", "0"], "--repeats must be more than 0, got 0"),
+        (["--repeats", "0"], "--repeats must be more than 0 and finite, got 0"),
         (["--padding", "1.5"], "--padding must be in (0, 1], got 1.5"),
         (["--d_model", "20"], "--d_model must be a multiple of 16, got 20"),
         (["--mixers", "none+triton"], "--mixers none+triton: kernels run on a GPU only"),
@@ -170,11 +198,11 @@ def test_ratios_are_of_the_same_turn(case):
         SummaryMixing=([3, 4, 9], 2**21), RelPosMHAXL=(None, None),
         **{"speechbrain/RoPEMHA": ([6, 8, 9], 2**22), "speechbrain/none": ([3, 5, 9], 2**20)},
     )  # fmt: skip
-    lines = {line.split(" | ")[7]: line for line in report.table(rows).splitlines()}
+    lines = {line.split(" | ")[8]: line for line in report.table(rows).splitlines()}
     assert lines["SummaryMixing"] == (
-        "| conformer | 2 layers | training | float32 | eager | 10 | 2 | SummaryMixing | 4000.0 "
-        "| 0.4 | 0.50 (0.50–1.00) | 1.00 (0.80–1.00) | 0.75 (0.50–1.50) | 1.50 (1.00–1.50) "
-        "| 0.25 (0.11–0.33) | 2 | 0.50 |"
+        "| conformer | 2 layers | training | float32 | eager | 0.1 | 10 | 2 | SummaryMixing "
+        "| 4000.0 | 0.4 | 0.50 (0.50–1.00) | 1.00 (0.80–1.00) | 0.75 (0.50–1.50) "
+        "| 1.50 (1.00–1.50) | 0.25 (0.11–0.33) | 2 | 0.50 |"
     )
     assert "| RelPosMHAXL | out of memory |" in lines["RelPosMHAXL"]
 
@@ -184,10 +212,13 @@ def test_targets_say_what_was_measured(case):
     lines = report.targets(rows, "cpu")
     where = "conformer, layers, float32, d_model 512, training, padding 0.8, batch 2, 10 s"
     assert [line for line in lines if "≤ 0.85" in line] == [
-        f"time to RoPEMHA, {where}: target ≤ 0.85: 0.80 (0.70–0.90) met (eager)",
+        f"time to RoPEMHA, {where}: target ≤ 0.85: 0.80 (0.70–0.90) met (eager, dropout 0.1)",
         f"time to speechbrain/RoPEMHA, {where}: target ≤ 0.85: not measured yet",
     ]
     assert sum("not measured yet" in line for line in lines) == len(lines) - 1
+    rows = _rows(case, RoPEMHA=(None, None), SummaryMixing=([7], 1))
+    lines = "".join(report.targets(rows, "cpu"))
+    assert f"{where}: target ≤ 0.85: RoPEMHA: out of memory (eager, " in lines
     rows = _rows(case, RoPEMHA=([10], 1), SummaryMixing=([9], 1))
     assert "0.90 (0.90–0.90) MISSED" in "".join(report.targets(rows, "cpu"))
 
@@ -202,3 +233,22 @@ def test_twenty_minutes_fit_or_do_not(case):
     assert line(([1], 2**21)) == what + "SummaryMixing 1 MiB, RoPEMHA 2 MiB: MISSED"
     assert line((None, None)) == what + "SummaryMixing 1 MiB, RoPEMHA out of memory: met"
     assert report.targets([], "cuda")[-1] == what + "not measured yet"
+
+
+def test_a_picture_for_what_was_measured_at_several_lengths(case, tmp_path, monkeypatch):
+    from matplotlib.figure import Figure
+
+    shapes = []
+    subplots = Figure.subplots
+    monkeypatch.setattr(
+        Figure, "subplots", lambda self, *a, **k: shapes.append(a) or subplots(self, *a, **k)
+    )
+
+    def draw(*cases):
+        rows = [row for case in cases for row in _rows(case, none=([1.0], 1))]
+        report.plot([{"rows": rows, "machine": {"device": "one"}}], str(tmp_path / "a.png"))
+
+    several = [replace(case, seconds=seconds) for seconds in (5, 10, 40)]
+    draw(*several, *(replace(case, dropout=0.0) for case in several), replace(case, part="cell"))
+    draw(case, replace(case, part="cell"))
+    assert shapes == [(2, 3), (2, 3)]

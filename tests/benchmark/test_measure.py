@@ -1,12 +1,13 @@
 """Figures that are known: bytes, operations, which steps are counted."""
 
 import itertools
+from types import SimpleNamespace
 
 import pytest
 import torch
 from second_device import second_device
 
-from summarymixing.benchmark import measure, report
+from summarymixing.benchmark import measure, recipe, report
 from summarymixing.benchmark.cases import DEPTHS, MIXERS, PARTS, PRODUCTS, Case, Side, there_is
 from summarymixing.models.mixers import NoMixer
 
@@ -133,6 +134,7 @@ def test_sides_take_turns(make_case, monkeypatch):
         torch.OutOfMemoryError("CUDA out of memory."),
         RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"),
         MemoryError(),
+        RuntimeError("GET was unable to find an engine to execute this computation"),
     ),
 )
 def test_out_of_memory_is_a_row(error, make_case, monkeypatch):
@@ -163,7 +165,15 @@ def test_one_side_that_fails_leaves_the_others(make_case, monkeypatch):
     said = "RuntimeError: CUDNN_STATUS no engine"
     assert failed == {PRODUCTS: None, "RoPEMHA": said, "SummaryMixing": None}
     lines = list(report.failures({"rows": rows, "recipes": []}))
-    assert lines == [f"RoPEMHA, conformer layers training float32 1 s: {said}"]
+    assert lines == [f"RoPEMHA, conformer layers training float32 eager 1 s: {said}"]
+
+    def release(device):
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(measure, "_release", release)
+    with pytest.raises(measure.DeviceLostError) as caught:
+        measure.measure(make_case(), ["RoPEMHA", "SummaryMixing"], repeats=1)
+    assert caught.value.row["mixer"] == "RoPEMHA" and caught.value.row["failed"] == said
 
 
 @pytest.mark.parametrize("mixer", MIXERS)
@@ -188,3 +198,13 @@ def test_the_step_whose_memory_is_measured_begins_without_gradients(make_case, m
     monkeypatch.setattr(measure, "peak_bytes", peak_bytes)
     measure.measure(make_case(), ["SummaryMixing"], repeats=1)
     assert held == [[], []]
+
+
+def test_a_batch_is_read_on_one_thread(monkeypatch):
+    threads = []
+    monkeypatch.setattr(
+        recipe.data, "collate", lambda items: threads.append(torch.get_num_threads())
+    )
+    torch.set_num_threads(2)
+    recipe._Training.read(SimpleNamespace(dataset=[]))
+    assert threads == [1] and torch.get_num_threads() == 2

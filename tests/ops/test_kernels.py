@@ -6,6 +6,7 @@ import sys
 
 import pytest
 import torch
+from torch._subclasses import FakeTensorMode
 from torch.nn import functional as F
 
 from summarymixing.errors import InputError
@@ -203,3 +204,17 @@ def test_the_switch_in_the_environment():
             text=True,
         )
         assert said in done.stderr and ("True" in done.stdout) == (value == "1")
+
+
+@pytest.mark.parametrize("transposed", (False, True))
+def test_what_is_said_of_results_is_true(transposed, ran):
+    """The compiler is told how a result lies in memory, and relies on it."""
+    x, weight, bias = (tensor.detach() for tensor in _operands(9, 3))
+    x = x.mT.contiguous().mT if transposed else x
+    convolution = kernels._convolution, (x, weight, bias, 1, 9, 0)
+    for operator, operands in (convolution, (kernels._convolution_backward, (x, x, weight, 1, 0))):
+        real = operator(*operands)
+        with FakeTensorMode(allow_non_fake_inputs=True):
+            fake = operator(*operands)
+        for a, b in zip(*([y] if torch.is_tensor(y) else y for y in (real, fake))):
+            assert (a.shape, a.stride(), a.dtype) == (b.shape, b.stride(), b.dtype)
