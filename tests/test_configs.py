@@ -233,10 +233,17 @@ LIBRISPEECH_SIZES = {
     "branchformer,relpos": (104.7, 76.6),
     "branchformer,hypermixing": (87.1, 59.0),
     "branchformer,lite": (95.3, 67.1),
+    "branchformer,fast": (104.7, 76.6),
+    "branchformer,expdecay": (114.2, 86.0),
     "branchformer,none": (76.3, 48.2),
     "conformer,summarymixing": (107.1, 79.0),
     "conformer,relpos": (104.0, 75.9),
     "conformer,rope": (100.8, 72.7),
+    "conformer,hypermixing": (92.2, 64.1),
+    "conformer,lite": (94.5, 66.4),
+    "conformer,fast": (100.8, 72.7),
+    "conformer,expdecay": (107.1, 79.0),
+    "conformer,none": (88.2, 60.1),
     "transformer,rope": (65.9, 37.8),
     "transformer": (65.9, 37.8),
     "branchformer,summarymixing,summary_decoder": (117.3, 86.0),
@@ -314,6 +321,11 @@ def test_sizes_of_other_corpora(path, variant):
     _encodes_at_size(hparams)
     millions = _millions(*hparams["model"]["modules"].values())
     assert millions == pytest.approx(SIZES[path][variant], abs=0.05)
+
+
+def test_the_whole_grid_has_its_sizes():
+    grid = {f"{encoder},{mixer}" for encoder in ("conformer", "branchformer") for mixer in MIXERS}
+    assert grid <= {*LIBRISPEECH_SIZES}
 
 
 def test_every_row_of_a_published_table_has_its_size():

@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import soundfile
 
+from summarymixing.dataio import tokenizer
 from summarymixing.dataio.an4 import VALID_SPEAKERS
 
 RATE = 16000
@@ -19,6 +20,14 @@ def _audio(path, samples, rate=RATE):
 def _lines(path, lines):
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+
+
+def texts(folder, sets):
+    """What a language model is trained on, and a tokenizer of a recogniser's."""
+    said = {split: [text for _, text in utterances] for split, utterances in sets.items()}
+    _lines(folder / "train.txt", said["train"])
+    _lines(folder / "valid.txt", said["dev"])
+    tokenizer.train(said["train"], folder / "tokenizer.model", 45)
 
 
 def an4(folder, sets):

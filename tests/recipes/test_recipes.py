@@ -23,7 +23,7 @@ COLUMNS = (
     "Task,Dataset,Script_file,Hparam_file,Data_prep_file,Readme_file,Result_url,HF_repo,"
     "test_debug_flags,test_debug_checks,performance"
 )
-# What is there after training; of language models tests/training/test_lm.py holds it.
+# What is there after training.
 WRITTEN = {
     "ASR": {"results.json", "curve.png", "hyperparams.yaml", "manifests/train.csv"},
     "LM": {"results.json", "lm.pt"},
@@ -67,6 +67,7 @@ def layouts(corpus, tmp_path_factory):
     def make(name):
         if name not in made:
             corpora.LAYOUTS[name](root / name, sets)
+            corpora.texts(root / name, sets)
             made.add(name)
         return root
 
@@ -155,9 +156,9 @@ def test_row_is_built_and_its_corpus_prepared(row, layouts, tmp_path, monkeypatc
     assert [*map(len, said)] == [8] + [2] * (len(paths) - 1)
 
 
-@pytest.mark.parametrize("row", RECOGNISERS, ids=_id)
+@pytest.mark.parametrize("row", ROWS, ids=_id)
 def test_row_is_trained(row, layouts, tmp_path, monkeypatch):
     argv = _arguments(row, layouts, tmp_path / "run")
     _main(ROOT / row["Script_file"], argv, monkeypatch)
-    for name in WRITTEN["ASR"]:
+    for name in WRITTEN[row["Task"]]:
         assert (tmp_path / "run" / name).is_file(), name
