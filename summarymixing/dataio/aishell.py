@@ -13,7 +13,7 @@ from summarymixing.dataio import layouts, manifests
 from summarymixing.errors import InputError
 
 _SPLITS = {"train": "train", "valid": "dev", "test": "test"}
-_AUDIO = (".wav", ".flac")  # the official corpus has WAV
+_AUDIO = (".wav", ".flac")  # the first one that is there is used; the official corpus has WAV
 _TRANSCRIPT = "transcript/aishell_transcript_v0.8.txt"
 _SPEAKER = re.compile(r"S\d{4}")  # in BAC009S0002W0122
 
@@ -63,6 +63,8 @@ def prepare(data_folder, manifest_folder, keep_spaces=False):
     >>> manifests.read(paths["valid"])[0]["wrd"]
     '早上好'
     """
+    if not isinstance(keep_spaces, bool):
+        raise InputError(f"keep_spaces must be true or false, got {keep_spaces!r}")
     folder = layouts.corpus_folder(
         data_folder,
         "AISHELL",
@@ -71,7 +73,8 @@ def prepare(data_folder, manifest_folder, keep_spaces=False):
     )
     transcript = folder / _TRANSCRIPT
     texts = _read_transcript(transcript)
-    audio, speakers, sources = {}, {}, manifests.stat_files([transcript], "listing transcript")
+    audio, speakers, places = {}, {}, {}
+    sources = manifests.stat_files([transcript], "listing transcript")
     for name, split in _SPLITS.items():
         listed = manifests.list_files(folder / "wav" / split, _AUDIO, f"listing {split}")
         if not listed:
@@ -80,7 +83,7 @@ def prepare(data_folder, manifest_folder, keep_spaces=False):
                 " (archives, one per speaker, must be unpacked)"
             )
         sources |= listed
-        audio[name] = {Path(path).stem: path for path in sorted(listed, reverse=True)}
+        audio[name] = _by_id(listed, places)
         speakers |= {Path(path).parent.name: name for path in listed}
     _add_missing_audio(folder, texts, audio, speakers)
 
@@ -100,7 +103,22 @@ def _read_transcript(path):
             if id_ in texts:
                 raise InputError(f"{path}, line {number}: {id_} is there twice")
             texts[id_] = " ".join(words)
+    if not texts:
+        raise InputError(f"{path}: the file is empty; lines <id> <words> are expected")
     return texts
+
+
+def _by_id(paths, places):
+    """Audio by utterance id; `places` has that of all sets, as no id may be in two folders."""
+    files = {}
+    for suffix in _AUDIO:
+        for path in sorted(path for path in paths if path.endswith(suffix)):
+            id_ = Path(path).stem
+            first = places.setdefault(id_, path)
+            if os.path.dirname(first) != os.path.dirname(path):
+                raise InputError(f"{path}: the utterance id {id_} is there twice, first in {first}")
+            files.setdefault(id_, path)
+    return files
 
 
 def _add_missing_audio(folder, texts, audio, speakers):

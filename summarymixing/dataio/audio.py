@@ -4,8 +4,9 @@ Decoders return what they find: a WAV or SPHERE file whose end is missing loads 
 Everything here therefore compares what the header promises with what is there.
 
 Truncation is noticed in WAV, FLAC, SPHERE and (as far as the decoder counts frames) MP3. An OGG
-file does not say up front how long it is, so a cut one is simply shorter. Damage in the middle is
-noticed where the format has check sums (FLAC).
+file does not say up front how long it is, and a WAV or SPHERE file that was written into a pipe may
+not, so a cut one is simply shorter. Damage in the middle is noticed where the format has check sums
+(FLAC).
 """
 
 import os
@@ -24,6 +25,7 @@ from summarymixing.errors import InputError
 # Sizes from here on (0xFFFFFFFF, 0x7FFFF000, ...) are what programs that write WAV into a pipe,
 # and cannot come back to fill the size in, put into the header.
 _STREAMED_WAV_SIZE = 0x7FFFF000
+_SPHERE_BLOCK = 1024  # bytes; the last one of a file may be filled up
 _RATES = 1000, 768000  # in Hz: others come from damaged headers, and resampling would need too much
 _PIECE = 1 << 20  # a header may promise any number of samples: memory is for those that come
 
@@ -295,8 +297,8 @@ def _open(path):
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
     if size == 0:
         raise EmptyError(f"{path}: the audio file is empty (0 bytes)")
-    if promised is not None and size < promised:
-        raise _truncated(path, f"its header promises {promised} bytes, there are {size}")
+    if promised is not None and size not in promised:
+        raise _truncated(path, f"its header promises {promised.start} bytes, there are {size}")
     try:
         file = soundfile.SoundFile(path)
     except (soundfile.SoundFileError, TypeError) as error:  # TypeError: a headerless .raw
@@ -331,7 +333,7 @@ def _truncated(path, detail="its samples cannot be decoded to their end"):
 
 
 def _promised_size(raw):
-    """Bytes that the whole file has according to a WAV or SPHERE header, None if unknown."""
+    """Bytes (range) that the file may have by its WAV or SPHERE header, None if it does not say."""
     start = raw.read(16)
     if start[:4] in (b"RIFF", b"RIFX", b"RF64") and start[8:12] == b"WAVE":
         return _promised_wav_size(raw, ">" if start[:4] == b"RIFX" else "<")
@@ -348,7 +350,8 @@ def _promised_wav_size(raw, order):
         if name == b"data":
             if long_size is None and (size == 0 or size >= _STREAMED_WAV_SIZE):
                 return None
-            return raw.tell() + (size if long_size is None else long_size)
+            end = raw.tell() + (size if long_size is None else long_size)
+            return range(end, max(end, 2**63))  # other chunks may follow
         if name == b"ds64" and len(sizes := raw.read(16)) == 16:  # RF64: 64-bit sizes
             long_size = struct.unpack("<QQ", sizes)[1]
             raw.seek(-16, os.SEEK_CUR)
@@ -365,7 +368,8 @@ def _promised_sphere_size(raw):
         channels = int(fields.get("channel_count", 1))
     except (KeyError, ValueError):
         return None
-    return header_size + counts[0] * counts[1] * channels
+    end = header_size + counts[0] * counts[1] * channels
+    return range(end, end + _SPHERE_BLOCK)  # libsndfile would read whatever follows as samples
 
 
 def _sphere_header(raw):

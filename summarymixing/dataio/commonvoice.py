@@ -6,6 +6,7 @@ and ``sentence`` are in all of them. The paper trains on clips of at most 10 s: 
 recipe's ``max_seconds``, nothing of the preparation.
 """
 
+import logging
 import re
 import unicodedata
 from functools import partial
@@ -15,8 +16,11 @@ from tqdm import tqdm
 from summarymixing.dataio import layouts, manifests
 from summarymixing.errors import InputError, check_integer
 
+logger = logging.getLogger(__name__)
+
 _TABLES = {"train": "train.tsv", "valid": "dev.tsv", "test": "test.tsv"}
 _COLUMNS = ("client_id", "path", "sentence")
+_CODE = re.compile(r"[a-z]{2,3}(-[A-Z]{2})?")  # of a language: fr, zh-CN
 _AUDIO = (".mp3", ".wav", ".flac")  # the first one that is there is used; clips may be converted
 
 _APOSTROPHES = "'\u2019\u2018\u02bc\u00b4`\u2032\uff07"
@@ -187,7 +191,7 @@ _KEPT = _Kept()
 
 def _read_tables(folder, language):
     """For each manifest, its rows (id, sentence, speaker)."""
-    parts, places = {}, {}
+    parts, places, locales = {}, {}, set()
     for part, name in _TABLES.items():
         path = folder / name
         rows = []
@@ -195,6 +199,9 @@ def _read_tables(folder, language):
             speaker, clip, sentence, locale = values
             if locale and locale != language:
                 raise InputError(f"{path}, line {number}: language {language}, locale {locale}")
+            locales.add(locale)
+            if not clip:
+                raise InputError(f"{path}, line {number}: the path of the clip is empty")
             id_ = clip.removesuffix(".mp3")  # some releases leave it out
             if id_ in places:
                 first = "{}, line {}".format(*places[id_])
@@ -204,6 +211,12 @@ def _read_tables(folder, language):
             places[id_] = path, number
             rows.append((id_, sentence, speaker))
         parts[part] = rows
+    if not any(locales) and folder.name != language and _CODE.fullmatch(folder.name):
+        logger.warning(
+            "%s: the tables do not say their language and are taken for %s, but the folder is"
+            " named %s",
+            *(folder, language, folder.name),
+        )
     return parts
 
 

@@ -15,7 +15,6 @@ import hashlib
 import itertools
 import json
 import logging
-import math
 import operator
 import os
 import weakref
@@ -38,10 +37,13 @@ logger = logging.getLogger(__name__)
 
 COLUMNS = ("ID", "duration", "wav", "spk_id", "wrd")
 SEGMENT_COLUMNS = ("start", "stop")
+_NOT_IN_IDS = set("\t\n\r")
 _NAMED_IN_LOG = 20
 _THREADS = 8  # at least, as they may be waiting for the disk
 _CHUNK = 32  # utterances that a thread gets at a time: handing over costs as much as a WAV's header
 _TOLERANCE = 0.5  # seconds; times that corpora state are rounded, and coders add some silence
+_LONGEST = 1e9  # seconds, about 32 years; numbers of samples of longer ones may be no numbers
+_OTHER_FILES = (".clean", ".dropped", ".findings")  # what CSV files beside manifests end in
 
 
 @dataclass(frozen=True, slots=True)  # there may be a million
@@ -51,7 +53,7 @@ class Utterance:
     Arguments
     ---------
     id : str
-        Unique in the data set.
+        Unique in the data set; without spaces around it, tabs and line breaks.
     wav : str
         Absolute path of the audio file.
     speaker : str
@@ -105,8 +107,8 @@ def write(path, utterances, on_bad="drop", description="manifest"):
     Raises
     ------
     InputError
-        On a duplicate id, on an unusable utterance if ``on_bad="raise"``, if no utterance is
-        usable, and if more than half are not, and more than the log names.
+        On an id that is no id or there twice, on an unusable utterance if ``on_bad="raise"``, if no
+        utterance is usable, and if more than half are not, and more than the log names.
 
     Example
     -------
@@ -125,6 +127,14 @@ def write(path, utterances, on_bad="drop", description="manifest"):
     utterances = sorted(utterances, key=lambda utterance: utterance.id)
     if not utterances:
         raise InputError(f"{path.name}: {description} has no utterances; at least one is needed")
+    for utterance in utterances:
+        id_ = utterance.id
+        # Files of transcripts would be read with another id.
+        if not id_ or id_ != id_.strip() or not _NOT_IN_IDS.isdisjoint(id_):
+            raise InputError(
+                f"{description}: the utterance id {id_!r} ({utterance.wav!r}) must not be empty,"
+                " have spaces around it or hold a tab or line break"
+            )
     for one, other in itertools.pairwise(utterances):
         if one.id == other.id:
             raise InputError(
@@ -490,6 +500,11 @@ def prepare(manifest_folder, arguments, sources, loaders):
     paths : dict
         For each manifest, its name and its path (str).
 
+    Raises
+    ------
+    InputError
+        As `write`, and if the folder cannot be written.
+
     Example
     -------
     >>> import os, soundfile, tempfile, torch
@@ -512,16 +527,19 @@ def prepare(manifest_folder, arguments, sources, loaders):
     if _load_json(record) == state and all(path.is_file() for path in paths.values()):
         logger.info("manifests in %s are up to date: preparation skipped", folder)
     else:
-        if folder.exists() and not folder.is_dir():
-            raise InputError(f"{folder}: manifest folder is not a folder")
-        folder.mkdir(parents=True, exist_ok=True)
-        # Until all manifests are new, they must not pass for those of an earlier run.
-        record.unlink(missing_ok=True)
-        for name, path in paths.items():
-            on_bad = "drop" if name == "train" else "raise"
-            count = write(path, loaders[name](), on_bad, name)
-            logger.info("%s: %d utterances in %s", name, count, path)
-        write_whole(record, json.dumps(state, indent=1))
+        try:
+            if folder.exists() and not folder.is_dir():
+                raise InputError(f"{folder}: manifest folder is not a folder")
+            folder.mkdir(parents=True, exist_ok=True)
+            # Until all manifests are new, they must not pass for those of an earlier run.
+            record.unlink(missing_ok=True)
+            for name, path in paths.items():
+                on_bad = "drop" if name == "train" else "raise"
+                count = write(path, loaders[name](), on_bad, name)
+                logger.info("%s: %d utterances in %s", name, count, path)
+            write_whole(record, json.dumps(state, indent=1))
+        except OSError as error:
+            raise InputError(f"{error.filename}: cannot be written ({error.strerror})") from error
     return {name: str(path) for name, path in paths.items()}
 
 
@@ -532,7 +550,7 @@ def split_parts(train_splits, valid_splits, test_splits):
     ---------
     train_splits, valid_splits : str or list of str
         Splits that are the training and the validation set, together.
-    test_splits : str or list of str
+    test_splits : str or list of str, optional
         Splits that are a test set each; may be empty.
 
     Returns
@@ -543,29 +561,50 @@ def split_parts(train_splits, valid_splits, test_splits):
     Raises
     ------
     InputError
-        If there is no training or no validation split, or a test split has the name of another
-        manifest.
+        If there is no training or no validation split, or a test split cannot be called so.
 
     Example
     -------
     >>> split_parts(["train-a", "train-b"], "dev", ["test"])
     {'train': ['train-a', 'train-b'], 'valid': ['dev'], 'test': ['test']}
     """
-    train_splits, valid_splits, test_splits = (
-        [splits] if isinstance(splits, str) else list(splits)
-        for splits in (train_splits, valid_splits, test_splits)
-    )
-    parts = {"train": train_splits, "valid": valid_splits}
+    parts = {
+        "train": _names("train_splits", train_splits),
+        "valid": _names("valid_splits", valid_splits),
+    }
     for name, splits in parts.items():
         if not splits:
             raise InputError(f"{name}_splits is empty; name at least one split")
-    for split in test_splits:
-        if split in parts:
-            raise InputError(
-                f'test split {split}: "train" and "valid" are names of other manifests'
-            )
+    for split in _names("test_splits", test_splits):
+        check_test_name(split, parts)
         parts[split] = [split]
     return parts
+
+
+def _names(argument, splits):
+    names = [splits] if isinstance(splits, str | int) else splits or []
+    # YAML reads 2019 as a number, and no as a bool.
+    if not isinstance(names, list | tuple) or any(
+        not isinstance(name, str | int) or isinstance(name, bool) for name in names
+    ):
+        raise InputError(f"{argument} must be names of splits, got {splits!r}")
+    return [str(name) for name in names]
+
+
+def check_test_name(name, others):
+    """Raises InputError unless a test set's manifest can have a name, beside those of others.
+
+    Example
+    -------
+    >>> check_test_name("test-clean", ["train", "valid"])
+    >>> check_test_name("../test", ["train", "valid"])
+    Traceback (most recent call last):
+    summarymixing.errors.InputError: test set '../test': a plain file name is expected
+    """
+    if not isinstance(name, str) or name in ("", ".", "..") or not {"/", "\0"}.isdisjoint(name):
+        raise InputError(f"test set {name!r}: a plain file name is expected")
+    if name in others or name.endswith(_OTHER_FILES):
+        raise InputError(f"test set {name!r}: another file has that name; it needs one of its own")
 
 
 def list_files(folder, suffixes, description="listing"):
@@ -584,6 +623,11 @@ def list_files(folder, suffixes, description="listing"):
     -------
     files : dict
         For each absolute path (str), its size in bytes and its modification time in ns.
+
+    Raises
+    ------
+    InputError
+        If a folder cannot be listed.
 
     Example
     -------
@@ -609,9 +653,13 @@ def list_files(folder, suffixes, description="listing"):
         else:
             note(entry)
 
-    with os.scandir(os.path.abspath(folder)) as entries:
-        for entry in tqdm(sorted(entries, key=lambda entry: entry.name), description, unit="entry"):
+    try:
+        with os.scandir(os.path.abspath(folder)) as entries:
+            entries = sorted(entries, key=lambda entry: entry.name)
+        for entry in tqdm(entries, description, unit="entry"):
             visit(entry)
+    except OSError as error:
+        raise InputError(f"{error.filename}: cannot be listed ({error.strerror})") from error
     return files
 
 
@@ -639,10 +687,23 @@ def stat_files(paths, description="listing"):
     for path in tqdm(paths, description, unit="file"):
         try:
             status = os.stat(path)
-        except OSError:  # what it means is for the writing of the manifest to say
+        except (OSError, ValueError):  # what it means is for the writing of the manifest to say
             continue
         files[os.fspath(path)] = (status.st_size, status.st_mtime_ns)
     return files
+
+
+def data_path(folder):
+    """Returns what was given as the data folder as an absolute Path, or says that it is no path.
+
+    Example
+    -------
+    >>> data_path("/data/..").as_posix()
+    '/'
+    """
+    if not isinstance(folder, (str, os.PathLike)) or str(folder) == "" or "\0" in str(folder):
+        raise InputError(f"the data folder must be a path, got {folder!r}")
+    return Path(os.path.abspath(folder))  # without "..", as list_files returns paths
 
 
 def existing_folder(folder, corpus=None):
@@ -653,10 +714,8 @@ def existing_folder(folder, corpus=None):
     >>> existing_folder("/").is_absolute()
     True
     """
-    if not isinstance(folder, (str, os.PathLike)) or not str(folder):
-        raise InputError(f"the data folder must be a path, got {folder!r}")
-    path = Path(os.path.abspath(folder))  # without "..", as list_files returns paths
-    if not path.exists():
+    path = data_path(folder)
+    if not os.path.exists(path):
         hint = f"; scripts/download.py {corpus} FOLDER fetches it, or says where it is"
         raise InputError(f"{path}: the data folder does not exist{hint if corpus else ''}")
     if not path.is_dir():
@@ -683,8 +742,10 @@ def read_lines(path):
             return [line.removesuffix("\n") for line in file]
     except FileNotFoundError:
         raise InputError(f"{path}: there is no such file; it belongs to the corpus") from None
-    except (UnicodeDecodeError, OSError) as error:
+    except UnicodeDecodeError as error:
         raise InputError(f"{path}: cannot be read as UTF-8 text ({error})") from error
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
 
 
 def read_tsv(path, columns, optional=()):
@@ -744,8 +805,10 @@ def read_tsv(path, columns, optional=()):
     except FileNotFoundError:
         found = some(entry.name for entry in path.parent.glob("*.tsv*"))
         raise InputError(f"{path}: there is no such file; found {found}") from None
-    except (UnicodeDecodeError, OSError) as error:
+    except UnicodeDecodeError as error:
         raise InputError(f"{path}: cannot be read as UTF-8 text ({error})") from error
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
     if not rows:
         raise InputError(f"{path}: there is no line behind the names of its columns")
     return rows
@@ -811,10 +874,30 @@ def _is_segment(utterance):
     return utterance.start is not None or utterance.stop is not None
 
 
+def to_seconds(value):
+    """The number of seconds (float) that somebody wrote; ValueError if it is none.
+
+    Example
+    -------
+    >>> to_seconds("1.5")
+    1.5
+    >>> to_seconds("1e300")
+    Traceback (most recent call last):
+    ValueError: no number of seconds: '1e300'
+    """
+    try:
+        seconds = float(value)
+        if abs(seconds) < _LONGEST and not isinstance(value, bool):
+            return seconds
+    except (TypeError, ValueError, OverflowError):
+        pass
+    raise ValueError(f"no number of seconds: {value!r}")
+
+
 def _seconds(values, i, columns, path, lines):
     try:
-        seconds = float(values[i])
-        if 0 <= seconds < math.inf:
+        seconds = to_seconds(values[i])
+        if seconds >= 0:
             return seconds
     except ValueError:
         pass

@@ -7,7 +7,6 @@ others); the first line of both names the columns. ``.jsonl`` has a JSON object 
 
 import csv
 import json
-import math
 import os
 from functools import partial
 from pathlib import Path
@@ -17,6 +16,7 @@ from summarymixing.errors import InputError
 from summarymixing.files import write_whole
 
 _TABLES = (".csv", ".tsv", ".jsonl")
+_NEEDED = ("audio", "text")
 _NOT_TEXT = {"\0", *map(chr, range(0xD800, 0xE000))}  # but JSON's escapes can write them
 
 
@@ -51,7 +51,7 @@ def prepare(
         Splits whose utterances, together, are the training set.
     valid_splits : list of str
         Splits whose utterances, together, are the validation set.
-    test_splits : list of str
+    test_splits : list of str, optional
         Splits that are a test set each; may be empty.
     audio_column : str
         Column with the audio file, relative to the folder of the table.
@@ -110,16 +110,17 @@ def prepare(
         start=start_column,
         split=split_column,
     )
+    data = manifests.data_path(data_folder)
     if split_column is None:
-        if os.path.isfile(data_folder):
-            raise InputError(f"{data_folder}: one table of all splits needs a split_column")
-        folder = manifests.existing_folder(data_folder)
+        if os.path.isfile(data):
+            raise InputError(f"{data}: one table of all splits needs a split_column")
+        folder = manifests.existing_folder(data)
         tables = {split: _table(folder, split) for split in splits}
         rows = {split: _read(path, columns) for split, path in tables.items()}
         tables = list(tables.values())
     else:
-        tables = [Path(os.path.abspath(str(data_folder)))]
-        rows = _by_split(tables[0], _read(tables[0], columns), splits, split_column)
+        tables = [data]
+        rows = _by_split(data, _read(data, columns), splits, split_column)
 
     utterances = {split: [_utterance(*row) for row in rows[split]] for split in splits}
     files = dict.fromkeys(u.wav for split in splits for u in utterances[split])
@@ -189,12 +190,11 @@ def prepare_files(
     """
     files = {"train": train, "valid": valid}
     for name, path in dict(tests).items():
-        if name in files:
-            raise InputError(f"test set {name}: that is the name of another manifest")
+        manifests.check_test_name(name, files)
         if path is not None:
             files[name] = path
     for name, path in files.items():
-        if not isinstance(path, (str, os.PathLike)) or not str(path):
+        if not isinstance(path, (str, os.PathLike)) or str(path) == "" or "\0" in str(path):
             raise InputError(f"{name}: a table or a folder is expected, got {path!r}")
     files = {name: Path(os.path.abspath(path)) for name, path in files.items()}
     columns = _given(
@@ -224,7 +224,11 @@ def prepare_files(
 
 
 def _given(**columns):
-    return {role: column for role, column in columns.items() if column is not None}
+    columns = {r: name for r, name in columns.items() if name is not None or r in _NEEDED}
+    for role, column in columns.items():
+        if not isinstance(column, str):
+            raise InputError(f"{role}_column must be the name of a column, got {column!r}")
+    return columns
 
 
 def _utterances(path, columns, folder):
@@ -316,7 +320,7 @@ def _table(folder, split):
 def _by_split(path, rows, splits, column):
     found = {}
     for row in rows:
-        found.setdefault(row[2].get("split"), []).append(row)
+        found.setdefault(_name("split", *row), []).append(row)
     for split in splits:
         if split not in found:
             names = manifests.some(str(name) for name in found)
@@ -337,6 +341,13 @@ def _read(path, columns):
         raise InputError(f"{path}: cannot be read as UTF-8 text ({error})") from error
     if not rows:
         raise InputError(f"{path}: there are no rows in it")
+    for line, values in rows:
+        for value in values:
+            if isinstance(value, str) and not _NOT_TEXT.isdisjoint(value):
+                raise InputError(
+                    f"{path}, line {line}: a value has a character that no text has (\\0, or half"
+                    f" of a surrogate pair): {value[:80]!a}"
+                )
     return [(path, line, dict(zip(columns, values))) for line, values in rows]
 
 
@@ -358,7 +369,8 @@ def _read_csv(path, columns):
         except csv.Error as error:
             raise InputError(
                 f"{path}, line {begun}: quotation marks stand around a value, in pairs, and are "
-                f"doubled within it ({error})"
+                f"doubled within it, and no value has more than {csv.field_size_limit()} characters"
+                f" ({error})"
             ) from error
 
 
@@ -377,14 +389,7 @@ def _read_jsonl(path, columns):
                     f"{path}, line {number}: a JSON object is expected, got {line.strip()[:80]!r}"
                 )
             missing -= row.keys()
-            values = [row.get(column) for column in columns]
-            for value in values:
-                if isinstance(value, str) and not _NOT_TEXT.isdisjoint(value):
-                    raise InputError(
-                        f"{path}, line {number}: a value has a character that no text has"
-                        f" (\\0, or half of a surrogate pair): {value[:80]!a}"
-                    )
-            yield number, values
+            yield number, [row.get(column) for column in columns]
     # Objects may leave keys out, but a key that none of them has is a mistake.
     if missing:
         raise InputError(f"{path}: none of the objects has the key {', '.join(sorted(missing))}")
@@ -396,16 +401,15 @@ def _utterance(path, line, row):
         raise InputError(f"{path}, line {line}: an audio file is expected, got {wav!r}")
     if not isinstance(row["text"], str | None):
         raise InputError(f"{path}, line {line}: the text must be a string, got {row['text']!r}")
-    start, duration = (_number(row, role, path, line) for role in ("start", "duration"))
+    start, duration = (_number(role, path, line, row) for role in ("start", "duration"))
     stop = start + duration if start is not None and duration is not None else None
-    id_ = row.get("id")
+    id_ = _name("id", path, line, row)
     if id_ in (None, ""):
         id_ = os.path.splitext(wav)[0] + ("" if start is None else f"-{round(start * 1000):08d}")
-    speaker = row.get("speaker")
     return manifests.Utterance(
-        str(id_),
+        id_,
         os.path.abspath(path.parent / wav),
-        "" if speaker is None else str(speaker),
+        _name("speaker", path, line, row) or "",
         row["text"],
         start,
         stop,
@@ -413,13 +417,22 @@ def _utterance(path, line, row):
     )
 
 
-def _number(row, role, path, line):
+def _name(role, path, line, row):
+    value = row.get(role)
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise InputError(f"{path}, line {line}: {role} must be a string or number, got {value!r}")
+    return str(value)
+
+
+def _number(role, path, line, row):
     value = row.get(role)
     if value is None or value == "":
         return None
     try:
-        if math.isfinite(number := float(value)):
-            return number
-    except (TypeError, ValueError):
-        pass
-    raise InputError(f"{path}, line {line}: {role} must be a number of seconds, got {value!r}")
+        return manifests.to_seconds(value)
+    except ValueError:
+        raise InputError(
+            f"{path}, line {line}: {role} must be a number of seconds, got {value!r:.80}"
+        ) from None

@@ -16,7 +16,6 @@ What a transcript holds besides words:
 """
 
 import logging
-import math
 import re
 from functools import partial
 from pathlib import Path
@@ -30,6 +29,7 @@ _SPLITS = {"train": "train", "valid": "dev", "test": "test"}
 _AUDIO = (".sph", ".wav", ".flac")  # the first one that is there is used
 _NOT_SCORED = "ignore_time_segment_in_scoring"
 _UNKNOWN = "<unk>"
+_LABEL = re.compile(r"<[^<>]*>(\s+|$)")  # some have spaces: <o, f0, male>
 _MARKS = re.compile(r"<[^<>\s]*>|\{\w+\}|\(\d+\)")
 
 
@@ -135,16 +135,16 @@ def _load(name, sph, paths, audio):
 
 
 def _parse(line, place):
-    """Talk, speaker, start, stop and the rest of an STM line."""
-    fields = line.split(maxsplit=5)
+    """Talk, speaker, start, stop and words of an STM line."""
     try:
-        talk, _, speaker, start, stop = fields[:5]
-        start, stop = float(start), float(stop)
-        if not math.isfinite(start + stop):
+        talk, _, speaker, start, stop, rest = line.split(maxsplit=5)
+        start, stop = manifests.to_seconds(start), manifests.to_seconds(stop)
+        label = _LABEL.match(rest)
+        if label is None:
             raise ValueError
     except ValueError:
         raise InputError(
             f"{place}: got {line.strip()[:80]!r}; <talk> <channel> <speaker> <start> <stop> <label>"
             " <words> is expected, times in seconds"
         ) from None
-    return talk, speaker, start, stop, "".join(fields[5:])
+    return talk, speaker, start, stop, rest[label.end() :]

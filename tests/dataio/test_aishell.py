@@ -91,6 +91,39 @@ def test_a_transcript_that_is_cut(corpus, tmp_path):
         prepare(corpus, tmp_path)
 
 
+def test_one_in_a_hundred_may_lack_a_transcript(corpus, tmp_path, caplog):
+    wav, speaker = wav_of(corpus, "test", 0), SPEAKERS["test"][0]
+    for i in range(597):  # besides the three that are there, one of which has none
+        wav.with_stem(f"BAC009{speaker}X{i:03}").hardlink_to(wav)
+    with open(corpus / "transcript" / "aishell_transcript_v0.8.txt", "a") as file:
+        file.writelines(f"BAC009{speaker}X{i:03} 好\n" for i in range(5, 597))
+    with caplog.at_level(logging.WARNING):
+        assert len(manifests.read(prepare(corpus, tmp_path)["test"])) == 594
+    assert "test: 6 of 600 utterances left out" in caplog.text
+    wav.with_stem(f"BAC009{speaker}Y").hardlink_to(wav)
+    with pytest.raises(InputError, match="^test: 7 of 601 recordings have no transcript in"):
+        prepare(corpus, tmp_path)
+
+
+@pytest.mark.parametrize("split, speaker", [("test", "S0002"), ("train", "S0003")])
+def test_an_id_in_two_folders(corpus, tmp_path, split, speaker):
+    first = wav_of(corpus, "train", 0)
+    second = corpus / "wav" / split / speaker / first.name
+    second.parent.mkdir(exist_ok=True)
+    shutil.copy(first, second)
+    with pytest.raises(InputError, match=f"{second}: .*{first.stem} is .* twice, first in {first}"):
+        prepare(corpus, tmp_path)
+
+
+def test_converted_audio(corpus, tmp_path):
+    wav = wav_of(corpus, "test", 1)
+    soundfile.write(wav.with_suffix(".flac"), np.zeros(4001), 16000)
+    assert manifests.read(prepare(corpus, tmp_path)["test"])[1]["wav"] == str(wav)
+    wav.unlink()
+    row = manifests.read(prepare(corpus, tmp_path)["test"])[1]
+    assert row["wav"] == str(wav.with_suffix(".flac"))
+
+
 def test_second_run(corpus, tmp_path, caplog):
     with caplog.at_level(logging.INFO):
         first = prepare(corpus, tmp_path)
@@ -100,6 +133,8 @@ def test_second_run(corpus, tmp_path, caplog):
         assert manifests.read(prepare(corpus, tmp_path)["test"])[0]["wrd"].startswith("面对")
         soundfile.write(wav_of(corpus, "dev", 0), np.zeros(8000), 16000)
         assert manifests.read(prepare(corpus, tmp_path)["valid"])[0]["duration"] == 0.5
+        spaced = manifests.read(prepare(corpus, tmp_path, keep_spaces=True)["test"])
+        assert spaced[0]["wrd"].startswith("面 对")
         assert caplog.text.count("skipped") == 1
 
 
@@ -133,8 +168,13 @@ def test_speakers_that_are_not_unpacked(corpus, tmp_path):
 
 
 def test_wrong_layout(corpus, tmp_path):
+    with pytest.raises(InputError, match="keep_spaces must be true or false, got 'no'"):
+        prepare(corpus, tmp_path, keep_spaces="no")
     edit(corpus, id_of("S0002", 1), id_of("S0002", 0))
     with pytest.raises(InputError, match="v0.8.txt, line 2: BAC009S0002W0120 is there twice"):
+        prepare(corpus, tmp_path)
+    (corpus / "transcript" / "aishell_transcript_v0.8.txt").write_text("\n")
+    with pytest.raises(InputError, match="transcript_v0.8.txt: the file is empty; lines <id> <w"):
         prepare(corpus, tmp_path)
     (corpus / "transcript" / "aishell_transcript_v0.8.txt").unlink()
     with pytest.raises(InputError, match="aishell_transcript_v0.8.txt: there is no such file"):

@@ -251,6 +251,22 @@ def test_wav_from_a_pipe(tmp_path, riff, size):
     assert audio.read(path).shape == (RATE,)
 
 
+@pytest.mark.parametrize("function", [audio.read, audio.inspect])
+@pytest.mark.parametrize("count", [-5, RATE // 2, RATE - 512])
+def test_sphere_with_more_samples_than_it_promises(tmp_path, function, count):
+    path = write(tmp_path / "a.sph", noise())
+    content = path.read_bytes()
+    old = f"sample_count -i {RATE}".encode()
+    path.write_bytes(content.replace(old, f"sample_count -i {count}".encode().ljust(len(old))))
+    promised = 1024 + 2 * count
+    with pytest.raises(InputError, match=f"a.sph: .* promises {promised} bytes, there are 33024"):
+        function(path)
+    path.write_bytes(content + bytes(1023))  # a last block that is filled up
+    function(path)
+    path.write_bytes(content.replace(old, b"x".ljust(len(old))))  # from a pipe
+    function(path)
+
+
 @pytest.mark.parametrize("rate", [11127, 22051, 44099])
 def test_resamples_from_any_rate(tmp_path, rate):
     """Rates without a common divisor: neither memory nor length runs away."""

@@ -115,7 +115,31 @@ def test_second_run(corpus, tmp_path, caplog):
         assert manifests.read(prepare(corpus, tmp_path)["test"])[1]["wrd"] == "ELLE DIT OUI"
         soundfile.write(corpus / "clips" / f"{id_of('dev', 0)}.mp3", np.zeros(4800), 48000)
         assert manifests.read(prepare(corpus, tmp_path)["valid"])[0]["duration"] == 0.1
+        assert len(manifests.read(prepare(corpus, tmp_path, min_words=3)["test"])) == 2
         assert caplog.text.count("skipped") == 1
+
+
+def test_another_language_is_no_second_run(tmp_path):
+    corpus = make_corpus(tmp_path / "clips of early releases", HEADERS[0])
+    for language, text in (("fr", "L' ÉTÉ C' EST FINI"), ("it", "L'ÉTÉ C'EST FINI")):
+        assert manifests.read(prepare(corpus, tmp_path, language)["test"])[0]["wrd"] == text
+
+
+@pytest.mark.parametrize(
+    "folder, language, header, warned",
+    [
+        ("fr", "it", 0, True),
+        ("zh-CN", "fr", 0, True),
+        ("fr", "fr", 0, False),
+        ("it", "fr", 1, False),
+        ("root", "fr", 0, False),
+    ],
+)
+def test_tables_that_do_not_say_their_language(tmp_path, caplog, folder, language, header, warned):
+    corpus = make_corpus(tmp_path / folder, HEADERS[header])
+    prepare(corpus, tmp_path, language)
+    warning = f"{corpus}: the tables do not say their language and are taken for {language}, but"
+    assert (f"{warning} the folder is named {folder}" in caplog.text) == warned
 
 
 def test_few_words(corpus, tmp_path, caplog):
@@ -159,6 +183,9 @@ def test_bad_tables(corpus, tmp_path):
     path = edit(corpus, "test", id_of("test", 2), id_of("dev", 0))
     first = corpus / "dev.tsv"
     with pytest.raises(InputError, match=f"{path}, line 4: .* twice, first in {first}, line 2"):
+        prepare(corpus, tmp_path)
+    edit(corpus, "test", id_of("dev", 0) + ".mp3", "")
+    with pytest.raises(InputError, match=f"{path}, line 4: the path of the clip is empty"):
         prepare(corpus, tmp_path)
     edit(corpus, "test", "\tfr\t", "\tde\t")
     with pytest.raises(InputError, match="test.tsv, line 2: language fr, locale de"):

@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from summarymixing.dataio.layouts import language_folder, warn_left_out
+from summarymixing.dataio.layouts import corpus_folder, language_folder, warn_left_out
 from summarymixing.errors import InputError
 
 TABLES = ("a.tsv", "b.tsv")
@@ -33,6 +33,13 @@ def test_nearer_folders_go_first(tmp_path):
     assert find(tmp_path) == "fr"
     make(tmp_path, ".", table="a.tsv")
     assert find(tmp_path) == find(tmp_path, "de") == "."
+
+
+def test_the_outer_folder_goes_first(tmp_path):
+    (tmp_path / "corpus" / "wav").mkdir(parents=True)
+    assert corpus_folder(tmp_path, "AN4", ["wav"], inner="corpus") == tmp_path / "corpus"
+    (tmp_path / "wav").mkdir()
+    assert corpus_folder(tmp_path, "AN4", ["wav"], inner="corpus") == tmp_path
 
 
 def test_languages_that_are_not_there(tmp_path):

@@ -136,7 +136,7 @@ def test_folder_errors(corpus, tmp_path):
         prepare(corpus, tmp_path, valid=["empty"])
     with pytest.raises(InputError, match="train_splits is empty"):
         prepare(corpus, tmp_path, train=[])
-    with pytest.raises(InputError, match="test split valid"):
+    with pytest.raises(InputError, match="test set 'valid'"):
         prepare(corpus, tmp_path, test=["valid"])
 
 

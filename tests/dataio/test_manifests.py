@@ -193,6 +193,15 @@ def test_duplicates(tmp_path, utterances, on_bad):
         manifests.write(tmp_path / "train.csv", utterances, on_bad)
 
 
+@pytest.mark.parametrize("id_", ["", " x", "x ", "x\ty", "x\ny", "x\ry"])
+def test_ids_that_would_be_read_as_others(tmp_path, utterances, id_):
+    utterances.append(Utterance(id_, "/elsewhere/x.wav", "s", "A"))
+    with pytest.raises(InputError, match="set: the utterance id '.*/x.wav.* must not be ") as error:
+        manifests.write(tmp_path / "dev.csv", utterances, description="set")
+    assert repr(id_) in str(error.value) and "\n" not in str(error.value)
+    assert not (tmp_path / "dev.csv").exists()
+
+
 def test_nothing_usable(tmp_path):
     with pytest.raises(InputError, match="none of the 1 utterances"):
         manifests.write(tmp_path / "train.csv", [Utterance("a", "/no.wav", "s", "A")])
@@ -212,6 +221,7 @@ def test_nothing_usable(tmp_path):
         ("ID,duration,wav,spk_id,wrd\na,long,b,c,d\n", "duration must be a number .*'long'"),
         ("ID,duration,wav,spk_id,wrd\na,nan,b,c,d\n", "duration must be a number .*'nan'"),
         ("ID,duration,wav,spk_id,wrd\na,inf,b,c,d\n", "duration must be a number .*'inf'"),
+        ("ID,duration,wav,spk_id,wrd\na,1e306,b,c,d\n", "duration must be a number .*'1e306'"),
         ("ID,duration,wav,spk_id,wrd\na,-1,b,c,d\n", "duration must be a number .*'-1'"),
         ("ID,duration,wav,spk_id,wrd\na,,b,c,d\n", "duration must be a number .*''"),
         ("ID,duration,wav,spk_id,wrd,start,stop\na,1,b,c,d,0,x\n", "line 2: stop must be .*'x'"),
@@ -277,6 +287,68 @@ class TestPrepare:
             run(a=2)
         utterances.pop()
         assert run(a=1) == 2
+
+
+@pytest.mark.parametrize("folder", ["file", "file/out", "/proc/out", "json", "dropped"])
+def test_a_folder_that_cannot_be_written(tmp_path, utterances, folder):
+    (tmp_path / "file").touch()
+    (tmp_path / "json" / "prepare.json").mkdir(parents=True)
+    (tmp_path / "dropped" / "train.dropped.csv").mkdir(parents=True)
+    with pytest.raises(InputError, match="not a folder|cannot be written") as error:
+        manifests.prepare(tmp_path / folder, {}, {}, {"train": lambda: utterances})
+    assert folder in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "/a", "a\0", 5, None])
+def test_names_of_test_sets_that_are_no_file_names(name):
+    with pytest.raises(InputError, match="^test set .*: a plain file name is expected$"):
+        manifests.check_test_name(name, ["train", "valid"])
+
+
+@pytest.mark.parametrize("name", ["valid", "other", "train.clean", "other.dropped", "a.findings"])
+def test_names_of_test_sets_that_other_files_have(name):
+    with pytest.raises(InputError, match=f"^test set '{name}': another file has that name"):
+        manifests.check_test_name(name, ["train", "valid", "other"])
+
+
+@pytest.mark.parametrize(
+    "given, names",
+    [("a", ["a"]), (5, ["5"]), (["a", 5], ["a", "5"]), (("a",), ["a"]), (None, []), ([], [])],
+)
+def test_names_of_splits(given, names):
+    parts = manifests.split_parts("x", ["x"], given)
+    assert parts == {"train": ["x"], "valid": ["x"], **{name: [name] for name in names}}
+
+
+@pytest.mark.parametrize("given", [True, 1.5, {"a": 1}, [None], [["a"]], ["a", False]])
+def test_what_names_no_splits(given):
+    for splits in ((given, "x", []), ("x", given, []), ("x", "x", given)):
+        with pytest.raises(InputError, match="^(train|valid|test)_splits must be names of splits"):
+            manifests.split_parts(*splits)
+    with pytest.raises(InputError, match="^test set '/a': a plain file name is expected"):
+        manifests.split_parts("x", "x", ["/a"])
+
+
+def test_folders_that_cannot_be_listed(tmp_path):
+    (tmp_path / "loop").symlink_to(tmp_path)
+    with pytest.raises(InputError, match="loop: cannot be listed .*symbolic links"):
+        manifests.list_files(tmp_path, (".wav",))
+
+
+def test_files_that_are_not_there(tmp_path):
+    assert manifests.stat_files([tmp_path / "a.wav", "a\0.wav"]) == {}
+
+
+@pytest.mark.parametrize("folder", [None, ["a"], "", "a\0b"])
+def test_what_is_no_data_folder(folder):
+    with pytest.raises(InputError, match="the data folder must be a path, got "):
+        manifests.existing_folder(folder)
+
+
+@pytest.mark.parametrize("read", [manifests.read_lines, lambda path: manifests.read_tsv(path, [])])
+def test_a_text_file_that_is_a_folder(tmp_path, read):
+    with pytest.raises(InputError, match=f"^{tmp_path}: cannot be read .Is a directory.$"):
+        read(tmp_path)
 
 
 def test_lines_end_at_line_ends_only(tmp_path):

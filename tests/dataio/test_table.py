@@ -108,7 +108,9 @@ def test_splits_together_and_absolute_paths(audio, tmp_path):
 
 def test_segments(audio, tmp_path, suffix):
     samples, _ = soundfile.read(audio / "train-2.wav", dtype="float32")
-    times = ((0.05, 0.1), (0.15, ""), ("", ""), ("", 0.45))
+    # The last one ends half a second behind the file, and begins between two samples.
+    times = ((0.05, 0.1), (0.15, ""), ("", ""), ("", 0.45), (0.19998, 0.70002))
+    ends = ((800, 2400), (2400, 6400), (0, 6400), (0, 6400), (3200, 6400))
     rows = [
         {"path": "../audio/train-2.wav", "said": "a", "from": start, "long": long, "n": i}
         for i, (start, long) in enumerate(times)
@@ -118,7 +120,7 @@ def test_segments(audio, tmp_path, suffix):
     columns = {"start_column": "from", "duration_column": "long", "id_column": "n"}
     splits = ("train", "dev", [])
     rows = manifests.read(prepare(tmp_path / "tables", tmp_path, splits, **columns)["train"])
-    for row, (first, end) in zip(rows, ((800, 2400), (2400, 6400), (0, 6400), (0, 6400))):
+    for row, (first, end) in zip(rows, ends, strict=True):
         np.testing.assert_array_equal(manifests.read_audio(row).numpy(), samples[first:end])
     del columns["id_column"]
     with pytest.raises(InputError, match="the utterance id ../audio/train-2 is there twice"):
@@ -144,6 +146,8 @@ def test_second_run(audio, tmp_path, caplog):
         assert "night" in manifests.read(prepare(path, tmp_path, **run)["valid"])[0]["wrd"]
         soundfile.write(audio / "dev-0.wav", np.zeros(1600), 16000)
         assert manifests.read(prepare(path, tmp_path, **run)["valid"])[0]["duration"] == 0.1
+        other = run | {"splits": (["train", "dev"], "dev", [])}
+        assert len(manifests.read(prepare(path, tmp_path, **other)["train"])) == 6
         prepare(path, tmp_path, speaker_column="who", **run)
         assert caplog.text.count("skipped") == 1
 
@@ -168,6 +172,61 @@ def test_bad_training_utterances_are_dropped(audio, tmp_path):
     write_table(tmp_path / "tables" / "dev.jsonl", rows_dev)
     with pytest.raises(InputError, match="dev-1.wav: 200.0 s are stated, .* 1 of 3"):
         prepare(tmp_path / "tables", tmp_path, splits, **ALL_COLUMNS)
+
+
+def test_a_byte_order_mark(audio, tmp_path, suffix):
+    path = write_table(tmp_path / "tables" / f"dev{suffix}", rows_of("dev"))
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert len(manifests.read(prepare(path.parent, tmp_path, ("dev", "dev", []))["train"])) == 3
+
+
+def test_splits_that_are_numbers(audio, tmp_path, suffix):
+    rows = [row | {"set": n} for n, row in enumerate(rows_of("dev"))]
+    path = write_table(tmp_path / "tables" / f"a{suffix}", rows)
+    paths = prepare(path, tmp_path, (0, ["1"], [2]), split_column="set")
+    assert [len(manifests.read(paths[name])) for name in ("train", "valid", "2")] == [1, 1, 1]
+
+
+def test_a_test_split_is_no_path(audio, tmp_path):
+    """Its manifest would take the place of the table."""
+    for folder in ("tables", "other"):
+        path = write_table(tmp_path / folder / "dev.csv", rows_of("dev"))
+    content = path.read_bytes()
+    for split in (path.with_suffix(""), "../other/dev"):
+        with pytest.raises(InputError, match="^test set .*other/dev': a plain file name is expec"):
+            prepare(tmp_path / "tables", tmp_path, ("dev", "dev", [str(split)]))
+        with pytest.raises(InputError, match="^test set .*other/dev': a plain file name is expec"):
+            prepare_files(tmp_path, path, path, {str(split): path})
+    assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize("column", [None, 0, ["path"]])
+@pytest.mark.parametrize("role", ["audio", "text"])
+def test_what_is_no_column(audio, tmp_path, role, column):
+    path = write_table(tmp_path / "tables" / "dev.jsonl", rows_of("dev"))
+    with pytest.raises(InputError, match=f"{role}_column must be the name of a column, got "):
+        prepare(path.parent, tmp_path, ("dev", "dev", []), **{f"{role}_column": column})
+
+
+@pytest.mark.parametrize("split_column", [None, "set"])
+@pytest.mark.parametrize("folder", [None, ["a"], "", "a\0b.csv"])
+def test_what_is_no_data_folder(tmp_path, folder, split_column):
+    with pytest.raises(InputError, match="the data folder must be a path, got "):
+        prepare(folder, tmp_path, split_column=split_column)
+
+
+@pytest.mark.parametrize("value", [["a"], {"a": 1}, True])
+@pytest.mark.parametrize("role", ["id", "speaker", "split"])
+def test_what_is_no_name(audio, tmp_path, role, value):
+    rows = [row | {"x": value} for row in rows_of("dev")]
+    path = write_table(tmp_path / "tables" / "dev.jsonl", rows)
+    with pytest.raises(InputError, match=f"line 1: {role} must be a string or number, got "):
+        prepare(
+            path if role == "split" else path.parent,
+            tmp_path,
+            ("dev", "dev", []),
+            **{f"{role}_column": "x"},
+        )
 
 
 @pytest.mark.parametrize(
@@ -196,6 +255,9 @@ def test_bad_training_utterances_are_dropped(audio, tmp_path):
             '{"path": "b\\u0000.wav", "said": "c"}\n',
             r"line 1: a value has .* 'b.x00.wav'",
         ),
+        ("a.csv", "path,said\nb\0,c\n", r"a.csv, line 2: a value has .* 'b.x00'"),
+        ("a.tsv", "path\tsaid\n\nb\tc\0\n", r"a.tsv, line 3: a value has .* 'c.x00'"),
+        ("a.csv", f"path,said\nb,{'c' * 200_000}\n", "line 2: .* has more than 131072 characters"),
         ("a.jsonl", '{"path": "b", "said": "\\ud800"}\n', "line 1: a value has a character"),
         ("a.jsonl", "[" * 100_000 + "\n", "a.jsonl, line 1: a JSON object is expected"),
         ("a.jsonl", b"\xff\n", "a.jsonl: cannot be read as UTF-8"),
@@ -208,12 +270,14 @@ def test_bad_tables(tmp_path, name, content, message):
         prepare(tmp_path, tmp_path, ("a", "a", []))
 
 
-@pytest.mark.parametrize("value", ["long", "nan", [1]])
-def test_bad_times(audio, tmp_path, value):
+@pytest.mark.parametrize("value", ["long", "nan", [1], True, False, 1e306, 1e308, 10**400])
+@pytest.mark.parametrize("role", ["duration", "start"])
+def test_bad_times(audio, tmp_path, role, value):
     rows = [{**rows_of("dev")[0], "seconds": value}]
     write_table(tmp_path / "tables" / "dev.jsonl", rows)
-    with pytest.raises(InputError, match="line 1: duration must be a number of seconds, got "):
-        prepare(tmp_path / "tables", tmp_path, ("dev", "dev", []), duration_column="seconds")
+    with pytest.raises(InputError, match=f"line 1: {role} must be a number of seconds, got "):
+        columns = {f"{role}_column": "seconds", "id_column": "utt"}
+        prepare(tmp_path / "tables", tmp_path, ("dev", "dev", []), **columns)
 
 
 def test_missing_tables(tmp_path):
@@ -312,6 +376,7 @@ def test_a_saved_data_set(audio, tmp_path):
         ("notes.txt", "notes.txt: a table"),
         ("folder", "neither a metadata.csv"),
         (None, "train: a table or a folder is expected, got None"),
+        ("a\0.csv", "train: a table or a folder is expected, got "),
     ),
 )
 def test_what_is_no_table(audio, tmp_path, train, said):

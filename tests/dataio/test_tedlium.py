@@ -172,6 +172,10 @@ def test_cut_audio_and_compressed_audio(corpus, tmp_path):
         ("0.10 0.52", "0.10"),
         ("0.10 0.52", "0,10 0.52"),
         ("0.10 0.52", "0.10 nan"),
+        ("0.10 0.52", "0.10 1e306"),
+        ("0.10 0.52", "-1e306 0.52"),
+        ("<o,f0,male> i 'm", "i 'm"),
+        ("<o,f0,male> i 'm", "<o,f0,male i 'm"),
         (f"1 {GAP}", ""),
     ],
 )
@@ -180,6 +184,11 @@ def test_bad_lines(corpus, tmp_path, old, new):
     line = 2 if "inter" in old else 3
     with pytest.raises(InputError, match=f"{path}, line {line}: got .Al_2006.*is expected"):
         prepare(corpus, tmp_path)
+
+
+def test_a_label_with_spaces(corpus, tmp_path):
+    edit(corpus, "dev", "<o,f0,male> i 'm", "<o, f0, male> i 'm")
+    assert manifests.read(prepare(corpus, tmp_path)["valid"])[0]["wrd"] == SEGMENTS[0][1]
 
 
 def test_the_same_talk_in_two_formats(corpus, tmp_path, caplog):
