@@ -4,15 +4,16 @@
     python scripts/reproduce.py TABLE --data_folder=... [--seeds 1 2 3] [--gpus N] [--key=value ...]
 
 TABLE is one of hparams/tables, or a YAML file such as these. What is done is not done again, and
-what was stopped goes on: the same command may be started any number of times. Results of other
-options than are asked for are refused, those of the machine aside. Each training writes into a file
-in OUT/logs. One that fails leaves the others to their work; it is named at the end, the exit status
-is 1, and the next start tries it again. Other options are handed on to every training, as
---device=cpu or --lm_file=lm.pt. OUT gets TABLE.md, TABLE.csv and TABLE.png, of all rows,
-after each training.
+what was stopped goes on: the same command may be started any number of times. Trainings with other
+options than are asked for are refused, those of the machine aside; where only options of the tests
+differ, as --lm_file, what is trained is tested again. Each training writes into a file in OUT/logs.
+One that fails leaves the others to their work; it is named at the end, the exit status is 1, and
+the next start tries it again. Other options are handed on to every training, as --device=cpu or
+--lm_file=lm.pt. OUT gets TABLE.md, TABLE.csv and TABLE.png, of all rows, after each training.
 """
 
 import argparse
+import csv
 import itertools
 import os
 import shlex
@@ -26,7 +27,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from summarymixing.errors import InputError, said_in_one_line
+from summarymixing.errors import InputError, one_line, said_in_one_line
 from summarymixing.files import alone_in
 from summarymixing.training import curves, tables
 from summarymixing.training.preemption import EXIT_STATUS
@@ -34,6 +35,8 @@ from summarymixing.training.preemption import EXIT_STATUS
 # Relative, as --out: commands in results are the same wherever the repository is.
 ROOT = Path(os.path.relpath(Path(__file__).resolve().parents[1]))
 TABLES = ROOT / "hparams" / "tables"
+# Options of each training that this command gives, and by which of its own.
+GIVEN_BY = {"--seed": "--seeds", "--output_folder": "--out"}
 WAIT = 0.5  # seconds between looks at what is running
 
 
@@ -45,6 +48,15 @@ def table_file(name):
     if name not in known:
         raise InputError(f"there is no table {name!r}; known are {', '.join(known)}")
     return TABLES / f"{name}.yaml"
+
+
+def check_corpus(folder):
+    """Raises InputError unless there is something in the folder: every training would say so."""
+    try:
+        if not os.listdir(folder):
+            raise InputError(f"--data_folder={folder}: there is nothing in it")
+    except OSError as error:
+        raise InputError(f"--data_folder={folder}: {error.strerror}") from None
 
 
 def command(arguments, gpus):
@@ -115,11 +127,12 @@ def train(runs, out, jobs, gpus, lock, finished):
         Called after each training that ended well.
     """
     waiting = [run for run in runs if run.missing() is not None]
-    failures, running, slots = {}, {}, {}
+    failures, running, slots, begun = {}, {}, {}, []
     total, shown = len(runs), ""
     there = visible_gpus()
 
     def begin(run, arguments):
+        begun.append(arguments)
         environment = dict(os.environ)
         slots[run] = min({*range(jobs)} - {slots[other] for other in running})
         if jobs > 1 and len(there) >= gpus:
@@ -134,35 +147,49 @@ def train(runs, out, jobs, gpus, lock, finished):
             running[run] = subprocess.Popen(
                 line, stdout=file, stderr=subprocess.STDOUT, start_new_session=True,
                 pass_fds=[lock], env=environment,
-            ), arguments, log, start  # fmt: skip
+            ), log, start  # fmt: skip
+
+    @contextmanager
+    def on_its_own(run):
+        """A file of a training's that cannot be read or written is no failure of the others."""
+        try:
+            yield
+        except (InputError, OSError) as error:
+            failures[run.title] = one_line(error)
+            bar.update()
 
     with tqdm(total=total, initial=total - len(waiting), unit="run", file=sys.stderr) as bar:
         try:
             while waiting or running:
                 while waiting and len(running) < jobs:
-                    begin(waiting[0], waiting.pop(0).missing())
+                    run = waiting.pop(0)
+                    with on_its_own(run):
+                        begin(run, run.missing())
                 where = "; ".join(map(_where, running))
                 if where != shown:  # in a file, every one is a line
                     bar.set_postfix_str(where)
                     shown = where
                 time.sleep(WAIT)
-                for run, (process, arguments, log, start) in list(running.items()):
+                for run, (process, log, start) in list(running.items()):
                     if process.poll() is None:
                         continue
                     del running[run]
                     if process.returncode in (EXIT_STATUS, -signal.SIGTERM):
                         raise KeyboardInterrupt
-                    left = run.missing() if process.returncode == 0 else None
-                    if process.returncode:
-                        failures[run.title] = f"{_why(process.returncode, log, start)} ({log})"
-                    elif left == arguments:
-                        failures[run.title] = f"it ended without the results that it is for ({log})"
-                    elif left is not None:
-                        begin(run, left)
-                        continue
-                    else:
-                        finished()
-                    bar.update()
+                    with on_its_own(run):
+                        left = run.missing() if process.returncode == 0 else None
+                        if process.returncode:
+                            why = _why(process.returncode, log, start)
+                            failures[run.title] = f"{why} ({log})"
+                        elif left in begun:
+                            why = "it ended without the results that it is for"
+                            failures[run.title] = f"{why} ({log})"
+                        elif left is not None:
+                            begin(run, left)
+                            continue
+                        else:
+                            finished()
+                        bar.update()
         except BaseException as error:
             for number in (signal.SIGTERM, signal.SIGHUP):  # they come in numbers
                 signal.signal(number, signal.SIG_IGN)
@@ -183,7 +210,7 @@ def _where(run):
     """How far a training is."""
     try:
         epochs = curves.read(run.folder / "curve.csv")
-    except (InputError, OSError):
+    except (ValueError, csv.Error, OSError):  # it is only to be shown
         epochs = []
     return run.title + (f": epoch {epochs[-1]['epoch']}" if epochs else "")
 
@@ -214,10 +241,9 @@ def main(argv=None):
     parser.add_argument(
         "--jobs", type=int, default=1, help="trainings at the same time, on GPUs of their own"
     )
-    parser.add_argument(
-        "--collect", action="store_true", help="only make the table of what is done"
-    )
-    parser.add_argument("--commands", action="store_true", help="only print what is left to run")
+    only = parser.add_mutually_exclusive_group()
+    only.add_argument("--collect", action="store_true", help="only make the table of what is done")
+    only.add_argument("--commands", action="store_true", help="only print what is left to run")
     arguments, options = parser.parse_known_args(argv)
     with said_in_one_line():
         path = table_file(arguments.table)
@@ -230,41 +256,68 @@ def main(argv=None):
             raise InputError("--data_folder is required: the folder of the corpus")
         if options and not options[0].startswith("--"):
             raise InputError(f"{options[0]}: one table at a time, and options as --key=value")
+        for option, ours in GIVEN_BY.items():
+            if option in (given.partition("=")[0] for given in options):
+                raise InputError(f"{option} is of each training: give {ours}")
         names = [row["name"] for row in table["rows"]]
         for name in arguments.rows or ():
             if name not in names:
                 raise InputError(f"--rows: no row {name!r}; known are {'; '.join(names)}")
         chosen = [row for row in table["rows"] if row["name"] in (arguments.rows or names)]
-        options = [f"--data_folder={arguments.data_folder}", *options]
+        if arguments.data_folder is not None:
+            options = [f"--data_folder={arguments.data_folder}", *options]
         runs = tables.runs(table | {"rows": chosen}, ROOT, out, arguments.seeds, options)
+        rows = [
+            row | {"seeds": arguments.seeds} if arguments.seeds and row in chosen else row
+            for row in table["rows"]
+        ]
 
         def whole():
             """The whole table's, whatever was chosen of it."""
-            return tables.runs(table, ROOT, out, None, options)
+            return tables.runs(table | {"rows": rows}, ROOT, out, None, options)
 
-        for run in whole():  # what is wrong with earlier results is said before hours of training
-            run.results()
+        for line in tables.other_corpora(whole()):
+            print(f"note: {line}", file=sys.stderr)
         if arguments.commands:
             for run in runs:
                 if (missing := run.missing()) is not None:
                     print(shlex.join(command(missing, arguments.gpus)))
             return
 
+        def written():
+            try:
+                return tables.write(table, tables.collect(table, whole()), out / path.stem)
+            except OSError as error:
+                name = error.filename2 or error.filename or out
+                raise InputError(f"{name}: {error.strerror}") from None
+
         def finished():
-            return tables.write(table, tables.collect(table, whole()), out / path.stem)
+            with suppress(Exception):  # said below, where the table is written once more
+                written()
 
         failures = {}
         if not arguments.collect:
+            check_corpus(arguments.data_folder)
+            # What is wrong with earlier results is said before hours of training.
+            tables.collect(table, whole())
             with only_one(out) as lock, ended_by_signals():
                 failures = train(runs, out, arguments.jobs, arguments.gpus, lock, finished)
-        print(f"\n{finished()}\n{out / path.stem}.md, .csv and .png")
-        for line in tables.unknown_tests(table, whole()):
-            print(f"note: {line}", file=sys.stderr)
+        try:
+            print(f"\n{written()}\n{out / path.stem}.md, .csv and .png")
+            for line in tables.notes(table, whole()):
+                print(f"note: {line}", file=sys.stderr)
+        finally:
+            tell(failures, len(runs))
     if failures:
-        print(f"\nerror: {len(failures)} of {len(runs)} runs failed:", file=sys.stderr)
-        for title, why in failures.items():
-            print(f"  {title}: {why}", file=sys.stderr)
         sys.exit(1)
+
+
+def tell(failures, total):
+    """Names what failed, if anything did."""
+    if failures:
+        print(f"\nerror: {len(failures)} of {total} runs failed:", file=sys.stderr)
+    for title, why in failures.items():
+        print(f"  {title}: {why}", file=sys.stderr)
 
 
 if __name__ == "__main__":

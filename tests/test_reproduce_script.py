@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from summarymixing.files import alone_in
+from summarymixing.training import tables
 from summarymixing.training.preemption import EXIT_STATUS
 
 ROOT = Path(__file__).parents[1]
@@ -36,10 +37,14 @@ if options["width"] == "4":
     time.sleep(60)
 path = folder / "results.json"
 tests = json.loads(path.read_text())["tests"] if path.exists() else {}
-name = "test" + ("_chunk16" if "--test_only" in sys.argv else "")
-tests[name] = {"wer": int(options["width"]) + int(options["seed"]) / 10}
+name = "test" + ("_chunk16" if "test_chunk_size" in options else "")
+wer = int(options["width"]) + int(options["seed"]) / 10 - float(options.get("lm_weight", 0))
+facts = {"command": shlex.join(sys.orig_argv)}
+tests[name] = {"wer": wer, **(facts if "--test_only" in sys.argv else {})}
+if options["width"] == "9":
+    pathlib.Path(options["output_folder"], "../../stub.md").mkdir()
+    tests = 5
 if os.environ.get("RANK", "0") == "0":
-    facts = {"command": shlex.join(sys.orig_argv)}
     facts = json.loads(path.read_text()) if path.exists() else facts
     path.write_text(json.dumps(facts | {"tests": tests, "train_seconds": 60}))
 """
@@ -124,9 +129,41 @@ def test_the_table_is_whole_whatever_is_chosen_of_it(reproduce, tmp_path):
     )
     assert len(list((tmp_path / "out").glob("*/*/seen.txt"))) == 1
     status, again, err = reproduce("--collect")
-    for text in (out, again, (tmp_path / "out" / "stub.md").read_text()):
+    written = (tmp_path / "out" / "stub.md").read_text()
+    for text, seeds in ((out, "1"), (again, "1 of 3"), (written, "1 of 3")):
         rows = [line for line in text.splitlines() if line.startswith("| of ")]
-        assert [row.split(" | ")[-1] for row in rows] == ["not run |", "not run |", "1 of 3 |"]
+        assert [row.split(" | ")[-1] for row in rows] == ["not run |", "not run |", f"{seeds} |"]
+
+
+def test_what_is_trained_is_tested_again_with_a_language_model(reproduce, tmp_path):
+    def reproduced(*options):
+        rows = [{"name": name, "options": {"width": 5}} for name in "AB"]
+        return reproduce("--seeds=7", *options, rows=rows, decode={}, tests={"test": "test"})
+
+    corpus, lm = f"--data_folder={tmp_path}", "--lm_weight=2"
+    assert reproduced(corpus)[0] == 0
+    status, out, err = reproduced(corpus, lm, "--rows", "A")
+    assert status == 0, err
+    left_out = "note: left out, as tested with another lm_weight: {} then, {} now: {}, seed 7\n"
+    assert "| A | - | 3.70 |" in out and "| B | - | - |" in out
+    assert err.endswith(left_out.format("not given", 2, "B"))
+    trained, tested = seen(tmp_path / "out" / "A" / "7")
+    assert "--test_only" not in trained and f"{lm} --test_only" in tested
+    status, out, err = reproduced("--collect")
+    assert "| A | - | - |" in out and "| B | - | 5.70 |" in out
+    assert err == left_out.format(2, "not given", "A")
+    assert "| A | - | 3.70 |" in reproduced("--collect", lm)[1]
+
+
+def test_another_corpus_is_told_of(reproduce, tmp_path):
+    def reproduced(*options):
+        return reproduce("--seeds=1", *options, rows=rows, decode={}, tests={"test": "test"})
+
+    rows = [{"name": "A", "options": {"width": 2}}]
+    assert "note" not in reproduced(f"--data_folder={tmp_path}")[2]
+    status, _, err = reproduced("--data_folder=.")
+    assert status == 0 and f"note: done with --data_folder={tmp_path}: A, seed 1\n" in err
+    assert "note" not in reproduced("--collect")[2]
 
 
 def test_what_was_trained_with_other_options_is_refused(reproduce, tmp_path):
@@ -151,6 +188,49 @@ def test_a_failure_is_explained_by_what_it_said_itself(reproduce, tmp_path):
         status, _, err = reproduce(f"--data_folder={tmp_path}", "--seeds=1", rows=rows)
         assert status == 1
         assert f"A, seed 1: {why}" in err.splitlines()[-1]
+
+
+def test_a_file_that_cannot_be_written_stops_no_other_training(reproduce, tmp_path):
+    rows = [{"name": f"of {w}", "options": {"width": w}} for w in (9, 2, 5)]
+    (tmp_path / "out" / "logs" / "of_2_1.log").mkdir(parents=True)
+    (tmp_path / "out" / "of_5" / "1").mkdir(parents=True)
+    (tmp_path / "out" / "of_5" / "1" / "curve.csv").write_bytes(b"epoch\n\xff\n")
+    table = {"rows": rows, "decode": {}, "tests": {"test": "test"}}
+    status, _, err = reproduce(f"--data_folder={tmp_path}", "--seeds=1", **table)
+    assert status == 2
+    results = tmp_path / "out" / "of_9" / "1" / "results.json"
+    *_, title, first, second, last = err.splitlines()
+    assert title == "error: 2 of 3 runs failed:"
+    assert first == "  of 9, seed 1: " + last.removeprefix("error: ")
+    assert first.startswith(f"  of 9, seed 1: {results}: tests must be names and scores")
+    assert second.startswith("  of 2, seed 1: ") and "Is a directory" in second
+    assert len(seen(tmp_path / "out" / "of_5" / "1")) == 1
+
+    results.unlink()
+    status, _, err = reproduce("--collect", **table)
+    assert status == 2 and err == f"error: {tmp_path}/out/stub.md: Is a directory\n"
+    (tmp_path / "out" / "stub.md").rmdir()
+    assert "| of 5 | - | 5.10 |" in reproduce("--collect", **table)[1]
+
+
+def test_wrong_hypotheses_are_told_of_before_a_training(reproduce, tmp_path):
+    table = {"rows": [{"name": "A", "options": {"width": 2}}], "decode": {}}
+    assert reproduce(f"--data_folder={tmp_path}", "--seeds=1", **table)[0] == 0
+    folder = tmp_path / "out" / "A" / "1"
+    (folder / "manifests").mkdir()
+    (folder / "manifests" / "test.csv").write_text("ID,wrd\na,one\n")
+    (folder / "hypotheses_test.txt").write_text("a one\n")
+    status, _, err = reproduce(f"--data_folder={tmp_path}", "--seeds=2", **table)
+    assert status == 2 and "its wer is 0.0, and that of results.json 2.1" in err
+    assert not (tmp_path / "out" / "A" / "2").exists()
+
+
+@pytest.mark.parametrize("content", (b"epoch\n\xff\n", b"epoch\n" + b"1" * 200_000, b"a", None))
+def test_a_curve_that_cannot_be_shown(reproduce, tmp_path, content):
+    run = tables.Run("A", 1, tmp_path, [], {}, "wer")
+    if content is not None:
+        (tmp_path / "curve.csv").write_bytes(content)
+    assert reproduce.script._where(run) == "A, seed 1"
 
 
 def test_several_processes(reproduce, tmp_path):
@@ -265,9 +345,18 @@ def test_no_folder_for_results(reproduce, tmp_path):
         (["--data_folder=x", "--gpus=0"], "--gpus must be at least 1"),
         (["--data_folder=x", "--rows", "of 9"], "no row 'of 9'; known are of 2; of 3; of 5"),
         (["--data_folder=x", "second"], "second: one table at a time"),
+        (["--data_folder=x", "--seed=7"], "--seed is of each training: give --seeds"),
+        (["--data_folder=x", "--output_folder", "y"], "--output_folder is of each training: give"),
+        (["--data_folder=/none"], "--data_folder=/none: No such file or directory"),
+        (["--data_folder="], "--data_folder=: No such file or directory"),
+        (["--data_folder=empty"], "--data_folder=empty: there is nothing in it"),
+        (["--collect", "--commands"], "not allowed with argument"),
+        (["--collect", "--out=/proc/none"], "error: /proc/none"),
     ],
 )
-def test_mistakes(reproduce, options, message):
+def test_mistakes(reproduce, tmp_path, monkeypatch, options, message):
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path)
     status, _, err = reproduce(*options)
     assert status == 2
     assert message in err.splitlines()[-1]
@@ -281,7 +370,7 @@ def test_no_such_table(load_script, capsys):
 
 def test_a_real_recipe(tiny, corpus, tmp_path, reproduce):
     recipe, *options = tiny(corpus, tmp_path / "unused", threads=1)
-    options = [option for option in options if "folder" not in option]
+    options = [o for o in options if "folder" not in o and "beam_size" not in o]
     rows = [{"name": "tiny", "published": {"test-synthetic": 8.47}}]
     changes = {"recipe": recipe, "script": str(ROOT / "recipes" / "Mini" / "train.py")}
     changes |= {"rows": rows, "tests": {"test-synthetic": "test"}, "decode": {}, "seeds": [5]}
@@ -297,6 +386,15 @@ def test_a_real_recipe(tiny, corpus, tmp_path, reproduce):
     assert low <= scores["wer"] <= high
     assert float(row["minutes"]) * 60 == pytest.approx(results["train_seconds"])
     assert os.path.getsize(tmp_path / "out" / "stub.png") > 1000
+
+    options += [f"--data_folder={corpus}", "--test_beam_size=2"]
+    status, _, err = reproduce(*options, **changes)
+    assert status == 0, err
+    again = json.loads((tmp_path / "out" / "tiny" / "5" / "results.json").read_text())
+    tested = again.pop("tests")["test-synthetic"]["command"]
+    assert "--test_only" in tested and "--test_beam_size=2" in tested
+    assert again.items() <= results.items()  # not trained again
+    assert reproduce(*options, "--commands", **changes)[1] == ""
 
 
 @pytest.mark.parametrize(

@@ -418,7 +418,7 @@ def _csv(lines):
     rows = csv.reader((line + "\n" for _, line in lines), skipinitialspace=True)
     columns = next(rows, [])
     for column in ("ID", "wrd"):
-        if column not in columns:
+        if lines and column not in columns:
             raise InputError(f"{lines[0][0]}: no column {column}, only {', '.join(columns)}")
     try:
         for values in rows:

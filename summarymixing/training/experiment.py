@@ -161,6 +161,8 @@ def begin(argv, optional, check):
     check_integer("threads", hparams.get("threads"), none="null")
     folder = hparams["output_folder"]
     config.check_same_experiment(hparams_file, overrides, folder)
+    if run_opts.test_only:  # or it is said when all is decoded
+        results.read(os.path.join(folder, "results.json"))
     ddp_barrier()  # it is about to be written
     try:
         sb.create_experiment_directory(

@@ -4,10 +4,13 @@ import json
 import math
 import os
 import resource
+import shlex
 import sys
+from contextlib import suppress
 
 import torch
 
+from summarymixing.errors import InputError, check_number, one_line
 from summarymixing.files import write_whole
 from summarymixing.machine import command, commit, versions
 from summarymixing.scoring.metrics import Scores, score
@@ -54,6 +57,11 @@ def write_results(
     dict
         What was written. JSON has no nan: such a rate becomes None.
 
+    Raises
+    ------
+    InputError
+        If it has not trained, and the earlier file is not as `read` wants it.
+
     Example
     -------
     >>> import tempfile
@@ -77,11 +85,10 @@ def write_results(
         if isinstance(scores, Scores):
             scores = {key: getattr(scores, key) for key in SCORES}
         scored[name] = scores
-    if trained or not os.path.exists(path):
+    results = None if trained else read(path)
+    if results is None:
         results = {"tests": scored, **dict.fromkeys(FACTS), **found, **facts}
     else:
-        with open(path, encoding="utf-8") as file:
-            results = json.load(file)
         tested_by = {key: found[key] for key in ("command", "commit")}
         if tested_by["command"] == results["command"]:
             tested_by = {}
@@ -89,6 +96,85 @@ def write_results(
     results = _plain(results)
     write_whole(path, json.dumps(results, indent=2, ensure_ascii=False) + "\n")
     return results
+
+
+def read(path: str | os.PathLike, metrics: tuple[str, ...] = ()) -> dict | None:
+    """The content of a `results.json`, checked, or None where there is none.
+
+    Arguments
+    ---------
+    path : path
+    metrics : tuple of str
+        What every test has to be scored by.
+
+    Raises
+    ------
+    InputError
+        If it cannot be read, is not JSON, or a key that is made use of is missing or malformed.
+
+    Example
+    -------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = f"{folder}/results.json"
+    ...     _ = write_results(path, {"test": score({"a": "one two"}, {"a": "one"})})
+    ...     read(path, ("wer",))["tests"]["test"]["wer"], read(f"{folder}/none.json")
+    (50.0, None)
+    """
+    try:
+        with open(path, encoding="utf-8") as file:
+            content = json.load(file, parse_constant=_refuse)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        problem = f"not JSON ({one_line(error)})"
+    else:
+        try:
+            _check(content, metrics)
+            return content
+        except InputError as error:
+            problem = str(error)
+    raise InputError(f"{path}: {problem}; remove it to have it made anew")
+
+
+def _refuse(constant):
+    raise ValueError(f"{constant} is none of its numbers")
+
+
+def _check(content, metrics):
+    if not isinstance(content, dict) or not {"tests", "command"} <= content.keys():
+        raise InputError("not the results of a run")
+    _check_command("command", content)
+    for key in ("params", "train_seconds", "peak_memory_bytes", "processes"):
+        _check_number(key, content.get(key))
+    if not isinstance(content["tests"], dict):
+        raise InputError(f"tests must be names and scores, got {content['tests']!r}")
+    for name, scores in content["tests"].items():
+        test = f"tests: {name}"
+        if not isinstance(scores, dict):
+            raise InputError(f"{test} must be keys and values, got {scores!r}")
+        _check_command(f"{test}: command", scores)
+        for key in metrics:
+            if key not in scores:
+                raise InputError(f"{test}: the key {key!r} is missing")
+        for key in ("wer", "cer"):
+            _check_number(f"{test}: {key}", scores.get(key))
+
+
+def _check_command(name, content):
+    command = content.get("command", "")
+    with suppress(ValueError):  # a quote that is open
+        if isinstance(command, str):
+            shlex.split(command)
+            return
+    raise InputError(f"{name} must be a command line, got {command!r}")
+
+
+def _check_number(name, value):
+    if value is not None:
+        check_number(name, value, "at least 0", lambda number: number >= 0)
 
 
 def peak_memory_bytes() -> int:

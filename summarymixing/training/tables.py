@@ -25,6 +25,7 @@ import dataclasses
 import io
 import json
 import math
+import os
 import re
 import shlex
 from pathlib import Path
@@ -34,6 +35,7 @@ import ruamel.yaml
 from summarymixing.errors import InputError
 from summarymixing.files import write_whole
 from summarymixing.scoring import bootstrap, metrics, transcripts
+from summarymixing.training import results
 
 _DEFAULTS = {"note": "", "options": {}, "metric": "wer", "decode": {}, "seeds": [1]}
 _OF_A_ROW = ("script", "recipe", "seeds")
@@ -91,6 +93,12 @@ _OF_NO_ACCOUNT = set(
     "ckpt_interval_minutes ckpt_interval_steps test_only facts_file distributed_backend "
     "max_unread".split()
 )
+# Options of the tests alone. What validation measures chooses the checkpoints; and --test_only
+# makes no other n-gram model, so that ngram_order is none of them.
+_OF_THE_TESTS = set(
+    "test_search test_beam_size test_ctc_weight temperature lm_file lm_weight ngram_file "
+    "ngram_weight test_chunk_size test_left_context valid_batch_size".split()
+)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -102,54 +110,65 @@ class Run:
     folder: Path  # what it leaves, as results.json
     base: list[str]  # script, recipe and options
     decode: dict  # as in the table
+    metric: str
 
     @property
     def title(self):
         return f"{self.row}, seed {self.seed}"
 
     def results(self):
-        """The content of its results.json, or None; InputError if they are of other options."""
-        path = self.folder / "results.json"
-        try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            raise InputError(f"{path}: {error.strerror}") from None
-        except ValueError as error:
-            raise InputError(
-                f"{path}: not JSON ({error}); remove it to have it made anew"
-            ) from None
-        if not isinstance(found, dict) or not {"tests", "command"} <= found.keys():
-            raise InputError(f"{path}: not the results of a run; remove it to have it made anew")
-        if differs := difference(found["command"], self.base):
+        """The content of its results.json, or None; InputError if another model was trained."""
+        found = results.read(self.folder / "results.json", (self.metric,))
+        if found and (differs := difference(found["command"], self.base, _OF_THE_TESTS)):
             raise InputError(
                 f"{self.folder}: trained with another {differs}; choose another --out, or "
                 "delete this folder to have it trained anew"
             )
-        ways = [self.base, *([*self.base, *_as_arguments(o)] for o in self.decode.values())]
-        for name, scores in found["tests"].items():
-            if "command" in scores:  # otherwise it is the training's
-                differences = [difference(scores["command"], way) for way in ways]
-                if all(differences):
-                    raise InputError(
-                        f"{self.folder}: {name} was tested with another {differences[0]}; test "
-                        f"again without: {shlex.join(['python', *self.base, '--test_only'])}"
-                    )
         return found
+
+    def tests(self):
+        """Scores by the options that they would be tested with now, and how the others differ.
+
+        Returns
+        -------
+        current : dict
+            Test to scores.
+        others : dict
+            Test to `difference`.
+        """
+        current, others = {}, {}
+        found = self.results() or {"tests": {}}
+        for name, scores in found["tests"].items():
+            if "command" in scores:
+                now = self._tested(self._ending(name))
+                differs = difference(scores["command"], now)
+            else:  # it is the training's
+                differs = difference(found["command"], self.base)
+            if differs:
+                others[name] = differs
+            else:
+                current[name] = scores
+        return current, others
 
     def missing(self):
         """The arguments of what has to be run next; None when all is there."""
-        found = self.results()
-        if found is None:
+        if self.results() is None:
             return self.base
-        for ending, options in self.decode.items():
-            if not any(name.endswith(ending) for name in found["tests"]):
-                return [*self.base, "--test_only", *_as_arguments(options)]
+        there = {self._ending(name) for name in self.tests()[0]}
+        for ending in ("", *self.decode):
+            if ending not in there:
+                return self._tested(ending)
         return None
 
+    def _ending(self, test):
+        """Which of `decode` a test is of, or nothing."""
+        return max((e for e in self.decode if test.endswith(e)), key=len, default="")
 
-def difference(command: str, arguments: list[str]) -> str | None:
+    def _tested(self, ending):
+        return [*self.base, "--test_only", *_as_arguments(self.decode.get(ending, {}))]
+
+
+def difference(command: str, arguments: list[str], aside: set[str] = frozenset()) -> str | None:
     """The first option of a training that differs, those of the machine aside, or None.
 
     Arguments
@@ -158,6 +177,8 @@ def difference(command: str, arguments: list[str]) -> str | None:
         By which something was trained, as in results.json.
     arguments : list of str
         Script, recipe if there is one, and options, by which it would be now.
+    aside : set of str
+        Options that may differ as well.
 
     Example
     -------
@@ -167,7 +188,7 @@ def difference(command: str, arguments: list[str]) -> str | None:
     then, now = _as_options(shlex.split(command)), _as_options(arguments)
     for key in [*now, *then]:
         pair = [options.get(key, "not given") for options in (then, now)]
-        if key not in _OF_NO_ACCOUNT and pair[0] != pair[1]:
+        if key not in _OF_NO_ACCOUNT | aside and pair[0] != pair[1]:
             pair = (value if isinstance(value, str) else json.dumps(value) for value in pair)
             return "{}: {} then, {} now".format(key, *pair)
     return None
@@ -301,14 +322,17 @@ def runs(table, root, out, seeds=None, options=()) -> list[Run]:
                 *_as_arguments(own | {"seed": seed, "output_folder": folder}),
                 *options,
             ]
-            found.append((place, Run(row["name"], seed, folder, base, table["decode"])))
+            run = Run(row["name"], seed, folder, base, table["decode"], table["metric"])
+            found.append((place, run))
     return [run for _, run in sorted(found, key=lambda item: item[0])]
 
 
 def _as_arguments(options):
-    # YAML's words for what is None, True or False in Python.
+    # JSON is YAML, which has other words than Python for None, True and False.
     plain = {
-        key: json.dumps(value) if value is None or isinstance(value, bool) else value
+        key: json.dumps(value, ensure_ascii=False, default=str)
+        if value is None or isinstance(value, (bool, list, dict))
+        else value
         for key, value in options.items()
     }
     return [f"--{key}={value}" for key, value in plain.items()]
@@ -359,6 +383,8 @@ def collect(table, runs) -> list[dict]:
         name : str
         seeds, done : lists of int
             All, and those that have results.
+        commits : list of str
+            By which they were trained, "unknown" being one.
         params : int
         tests : dict
             Test to dict: published, mean, seeds_interval (half its width, see `half_width`),
@@ -372,10 +398,11 @@ def collect(table, runs) -> list[dict]:
     rows = []
     for row in table["rows"]:
         own = sorted((run for run in runs if run.row == row["name"]), key=lambda run: run.seed)
-        results = {run: found for run in own if (found := run.results())}
+        contents = {run: found for run in own if (found := run.results())}
+        current = {run: run.tests()[0] for run in contents}
         tests = {}
         for test in table["tests"]:
-            scored = {r: c["tests"][test] for r, c in results.items() if test in c["tests"]}
+            scored = {run: tested[test] for run, tested in current.items() if test in tested}
             values = {r.seed: scores[table["metric"]] for r, scores in scored.items()}
             known = [value for value in values.values() if value is not None]
             tests[test] = {
@@ -385,19 +412,20 @@ def collect(table, runs) -> list[dict]:
                 "speakers_interval": _over_speakers(scored, test, table["metric"]),
                 "values": values,
             }
-        seconds = [c["train_seconds"] for c in results.values() if c.get("train_seconds")]
+        seconds = [c["train_seconds"] for c in contents.values() if c.get("train_seconds")]
         gpu_seconds = [
-            c["train_seconds"] * c.get("processes", 1)
-            for c in results.values()
+            c["train_seconds"] * (c.get("processes") or 1)
+            for c in contents.values()
             if c.get("train_seconds") and str(c.get("device")).startswith("cuda")
         ]
-        peaks = [c["peak_memory_bytes"] for c in results.values() if c.get("peak_memory_bytes")]
+        peaks = [c["peak_memory_bytes"] for c in contents.values() if c.get("peak_memory_bytes")]
         rows.append(
             {
                 "name": row["name"],
                 "seeds": [run.seed for run in own],
-                "done": [run.seed for run in results],
-                "params": next((c.get("params") for c in results.values()), None),
+                "done": [run.seed for run in contents],
+                "commits": sorted({str(c.get("commit") or "unknown") for c in contents.values()}),
+                "params": next((c.get("params") for c in contents.values()), None),
                 "tests": tests,
                 "minutes": _mean([value / 60 for value in seconds]),
                 "gpu_hours": _mean([value / 3600 for value in gpu_seconds]),
@@ -408,8 +436,8 @@ def collect(table, runs) -> list[dict]:
     return rows
 
 
-def unknown_tests(table, runs) -> list[str]:
-    """A line for each test set that no run has, of those that the table names.
+def notes(table, runs) -> list[str]:
+    """A line for each test set that no run has, and for tests that are not those asked for.
 
     Arguments
     ---------
@@ -417,12 +445,53 @@ def unknown_tests(table, runs) -> list[str]:
         As from `read`.
     runs : list of Run
     """
-    known = {test: None for run in runs for test in (run.results() or {"tests": {}})["tests"]}
+    known, others = {}, {}
+    for run in runs:
+        known |= (run.results() or {"tests": {}})["tests"]
+        for test, differs in run.tests()[1].items():
+            if test in table["tests"]:
+                others.setdefault(differs, {})[run.title] = None
     return [
-        f"no run has the test set {test!r} of the table; there are {', '.join(known)}"
-        for test in table["tests"]
-        if known and test not in known
+        *(
+            f"no run has the test set {test!r} of the table; there are {', '.join(known)}"
+            for test in table["tests"]
+            if known and test not in known
+        ),
+        *(
+            f"left out, as tested with another {differs}: {'; '.join(titles)}"
+            for differs, titles in others.items()
+        ),
     ]
+
+
+def other_corpora(runs) -> list[str]:
+    """A line for each --data_folder that results are of, if it is not that of the runs now.
+
+    Where they have none now, all results should be of one. It may be the same corpus elsewhere.
+
+    Arguments
+    ---------
+    runs : list of Run
+    """
+    now, done = set(), {}
+    for run in runs:
+        now |= _corpora([run.base])
+        found = run.results() or {"tests": {}}
+        commands = [content.get("command", "") for content in (found, *found["tests"].values())]
+        for folder in _corpora(map(shlex.split, commands)):
+            done.setdefault(folder, []).append(run.title)
+    if len(now | done.keys()) < 2:
+        return []
+    return [
+        f"done with --data_folder={folder}: {'; '.join(titles)}"
+        for folder, titles in done.items()
+        if folder not in now
+    ]
+
+
+def _corpora(commands):
+    found = (_as_options(command).get("data_folder") for command in commands)
+    return {os.path.normpath(str(folder)) for folder in found if folder is not None}
 
 
 def half_width(values) -> float | None:
@@ -449,14 +518,23 @@ def _mean(values):
 def _over_speakers(scored, test, metric):
     """The bootstrap's interval of the mean over seeds: the same speakers are drawn for all."""
     counts, speakers, ids = [], [], []
-    for run in scored:
+    for run, scores in scored.items():
         # In chunks it is the same set.
         references = run.folder / "manifests" / f"{test.split('_chunk')[0]}.csv"
         hypotheses = run.folder / f"hypotheses_{test}.txt"
         if not references.is_file() or not hypotheses.is_file():
             return None
-        references = transcripts.read(references)
-        found = metrics.count(references.texts, transcripts.read(hypotheses).texts)
+        references, texts = transcripts.read(references), transcripts.read(hypotheses).texts
+        try:
+            found = metrics.count(references.texts, texts)
+        except InputError as error:
+            raise InputError(f"{hypotheses}: {error}") from None
+        counted, rate = getattr(found.scores(), metric), scores[metric]
+        if rate is not None and not math.isclose(counted, rate, abs_tol=1e-6):
+            raise InputError(
+                f"{hypotheses}: its {metric} is {counted}, and that of results.json {rate}; test "
+                "again with --test_only"
+            )
         of_words = metric == "wer"
         counts += zip(
             found.errors if of_words else found.character_errors,
@@ -522,6 +600,8 @@ def markdown(table, rows) -> str:
     lines.append("|---" * len(columns) + "|")
     lines += [_line(cell(row) for _, cell in columns) for row in rows]
     lines += ["", _EXPLAINED]
+    if mixed := [row["name"] for row in rows if len(row["commits"]) > 1]:
+        lines += ["", f"Seeds trained by different commits: {'; '.join(mixed)}."]
     note = " ".join(table["note"].split())
     return "\n".join([*lines, *(["", note] if note else [])]) + "\n"
 
@@ -562,6 +642,7 @@ def as_csv(table, rows) -> str:
     for row in rows:
         line = {"model": row["name"], "params": row["params"]}
         line |= {"seeds": " ".join(map(str, row["done"])), "seeds_wanted": len(row["seeds"])}
+        line["commits"] = " ".join(row["commits"])
         for test in table["tests"]:
             scores, name = row["tests"][test], f"{test}_{table['metric']}"
             low, high = scores["speakers_interval"] or (None, None)
@@ -588,6 +669,7 @@ def figure(table, rows):
     time = "gpu_hours" if any(row["gpu_hours"] is not None for row in rows) else "minutes"
     panels = [*table["tests"], time, "memory_gb"]
     titles = {**table["tests"], "minutes": "minutes of training", **_COSTS}
+    names = [_no_formula(row["name"]) for row in rows]
     places = range(len(rows), 0, -1)
     size = (2.2 + 2.1 * len(panels), 1.3 + 0.32 * len(rows))
     whole = Figure(figsize=size, dpi=120, layout="constrained", facecolor="white")
@@ -607,7 +689,7 @@ def figure(table, rows):
             if mean is not None:
                 axes.errorbar([mean], [place], xerr=error, fmt="o", color="#1F4E8C", markersize=4,
                               capsize=2, zorder=4)  # fmt: skip
-        axes.set_title(titles[panel], fontsize=10)
+        axes.set_title(_no_formula(titles[panel]), fontsize=10)
         if panel in table["tests"]:
             axes.set_xlabel(f"{table['metric'].upper()} %")
         else:
@@ -615,7 +697,7 @@ def figure(table, rows):
         axes.grid(True, color="#E5E5E5", linewidth=0.8)
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
-        axes.set_yticks(list(places), [row["name"] for row in rows])
+        axes.set_yticks(list(places), names)
         axes.set_ylim(0.4, len(rows) + 0.6)
     marks = [axes.scatter([], [], color="#1F4E8C", s=16, label="ours: mean, 95 % over seeds")]
     known = [row["published"] for row in rows]
@@ -623,5 +705,10 @@ def figure(table, rows):
     if any(value is not None for published in known for value in published.values()):
         marks.append(axes.scatter([], [], s=34, label="published", **_PUBLISHED))
     whole.legend(handles=marks, loc="outside lower center", ncols=2, frameon=False, fontsize=8)
-    whole.suptitle(table["title"], fontsize=11)
+    whole.suptitle(_no_formula(table["title"]), fontsize=11)
     return whole
+
+
+def _no_formula(text):
+    """For matplotlib, to which what is between two dollars is one."""
+    return text.replace("$", r"\$")

@@ -121,6 +121,7 @@ def test_csv_rows_of_several_lines_and_without_speakers(put):
         ("a.jsonl", '{"id": true, "text": "b"}\n', r":1: id must be text, got true"),
         ("a.jsonl", '{"id": "", "text": "b"}\n', r":1: no utterance id"),
         ("a.jsonl", '{"id": "a", "text": "\\ud800"}\n', r":1: text is not Unicode"),
+        ("a.csv", "", r"a.csv: there is no utterance in it"),
         ("a.csv", "a,b\n1,2\n", r":1: no column ID, only a, b"),
         ("a.csv", "ID,wrd\na,b\n\nc\n", r":4: 1 values for 2 columns"),
         ("a.csv", "ID,wrd\na,b\na,c\n", r":3: the utterance id a is in line 2 already"),

@@ -285,6 +285,8 @@ def test_tokenizer_that_does_not_fit(corpus, tiny, tmp_path, capsys):
 def test_test_only_without_a_checkpoint(corpus, tiny, tmp_path, capsys):
     command = [*tiny(corpus, tmp_path / "run"), "--test_only"]
     refused(command, capsys, "no checkpoint", "save")
+    (tmp_path / "run/results.json").write_text("{")
+    refused(command, capsys, "results.json: not JSON")
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from summarymixing.scoring.metrics import score
 from summarymixing.training.results import (
     examples,
     peak_memory_bytes,
+    read,
     table,
     write_results,
 )
@@ -92,6 +93,55 @@ def test_what_a_run_that_only_tests_leaves_as_it_was(tmp_path):
     assert "command" not in again["valid"] and again["valid"]["wer"] == 0
     # Training that goes on makes other weights.
     assert list(write_results(path, {"valid": SCORES})["tests"]) == ["valid"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"tests": None}, "tests must be names and scores, got None"),
+        ({"tests": ["test"]}, "tests must be names and scores, got ['test']"),
+        ({"tests": {"a": 5}}, "tests: a must be keys and values, got 5"),
+        ({"tests": {"a": {"cer": 1}}}, "tests: a: the key 'wer' is missing"),
+        ({"tests": {"a": {"wer": "2.1"}}}, "tests: a: wer must be a number, at least 0, got '2.1'"),
+        ({"tests": {"a": {"wer": 1, "cer": True}}}, "tests: a: cer must be a number"),
+        ({"tests": {"a": {"wer": 1, "command": 5}}}, "tests: a: command must be a command line"),
+        ({"train_seconds": "60"}, "train_seconds must be a number, at least 0, got '60'"),
+        ({"params": []}, "params must be a number"),
+        ({"peak_memory_bytes": -1}, "peak_memory_bytes must be a number"),
+        ({"processes": "2"}, "processes must be a number"),
+        ({"command": None}, "command must be a command line, got None"),
+        ({"command": ["train.py"]}, "command must be a command line, got ['train.py']"),
+        ({"command": "train.py 'a"}, "command must be a command line, got"),
+        ("[]", "not the results of a run"),
+        ('{"tests": {}}', "not the results of a run"),
+        ("{", "not JSON (Expecting property name"),
+        ("[" * 100_000, "not JSON ("),
+        (b"\xff", "not JSON ("),
+        ('{"tests": {"a": {"wer": NaN}}, "command": ""}', "not JSON (NaN is none of its numbers)"),
+    ],
+)
+def test_malformed_results(tmp_path, change, message):
+    path = tmp_path / "r.json"
+    content = {"tests": {"test": {"wer": None}}, "command": "train.py", "processes": None}
+    path.write_text(json.dumps(content))
+    assert read(path, ("wer",)) == content
+    if isinstance(change, dict):
+        change = json.dumps(content | change)
+    path.write_bytes(change if isinstance(change, bytes) else change.encode())
+    with pytest.raises(InputError) as caught:
+        read(path, ("wer",))
+    assert str(caught.value).startswith(f"{path}: {message}")
+    assert str(caught.value).endswith("; remove it to have it made anew")
+    assert "\n" not in str(caught.value)
+
+
+def test_results_that_cannot_be_added_to(tmp_path):
+    (tmp_path / "r.json").write_text("{")
+    with pytest.raises(InputError, match="r.json: not JSON"):
+        write_results(tmp_path / "r.json", {"test": SCORES}, trained=False)
+    write_results(tmp_path / "r.json", {"test": SCORES})
+    with pytest.raises(InputError, match="Is a directory"):
+        read(tmp_path)
 
 
 def test_unknown_facts_are_null_and_given_ones_win(tmp_path):

@@ -12,8 +12,9 @@ from matplotlib.collections import LineCollection, PathCollection
 from scipy import stats
 
 from summarymixing.errors import InputError
+from summarymixing.scoring.metrics import score
 from summarymixing.scoring.report import evaluate
-from summarymixing.training import tables
+from summarymixing.training import config, tables
 
 TABLE = {
     "title": "Two encoders",
@@ -71,6 +72,10 @@ def test_runs(table, root):
     assert found[1].base[-2:] == ["--depth=9", "--device=cpu"]
     assert "--depth=4" not in found[1].base
 
+    nested = {"kinds": ["é", None, True], "model": {"width": None}}
+    found = tables.runs(table(options=nested), root, root / "out")
+    assert found[0].base[2:4] == ['--kinds=["é", null, true]', '--model={"width": null}']
+
 
 def test_other_seeds_that_are_trained_belong_to_the_table(table, root):
     _write_results(tables.runs(table(), root, root / "out", [9])[1], {"valid": 5.0})
@@ -84,12 +89,30 @@ def test_other_seeds_that_are_trained_belong_to_the_table(table, root):
 
 def test_tests_that_no_run_has(table, root):
     runs = tables.runs(table(), root, root / "out")
-    assert tables.unknown_tests(table(), runs) == []  # nothing is known yet
+    assert tables.notes(table(), runs) == []  # nothing is known yet
     _write_results(runs[0], {"valid": 5.0})
     _write_results(runs[1], {"valid": 5.0, "other": 4.0})
-    assert tables.unknown_tests(table(), runs) == [
+    assert tables.notes(table(), runs) == [
         "no run has the test set 'test' of the table; there are valid, other"
     ]
+
+
+def test_results_of_other_corpora(table, root):
+    def runs(*options):
+        return tables.runs(table(), root, root / "out", None, options)
+
+    assert tables.other_corpora(runs("--data_folder=v18")) == []
+    first, second, _ = runs("--data_folder=v17/")
+    _write_results(first, {"valid": 5.0})
+    _write_results(second, {"valid": 5.0})
+    assert tables.other_corpora(runs("--data_folder", "v17")) == []
+    assert tables.other_corpora(runs()) == []
+    then = [f"done with --data_folder=v17: {first.title}; {second.title}"]
+    assert tables.other_corpora(runs("--data_folder=v18")) == then
+    tested = shlex.join(["python", *second.base, "--data_folder=v18", "--test_only"])
+    _write_results(second, {"valid": {"wer": 5.0, "command": tested}})
+    assert tables.other_corpora(runs()) == [*then, f"done with --data_folder=v18: {second.title}"]
+    assert tables.other_corpora(runs("--data_folder=v18")) == then
 
 
 def test_a_bar_in_a_name_is_no_new_cell(table):
@@ -103,7 +126,10 @@ def test_a_bar_in_a_name_is_no_new_cell(table):
 def _write_results(run, tests, **facts):
     run.folder.mkdir(parents=True, exist_ok=True)
     facts = {"command": shlex.join(["python", "-u", *run.base])} | facts
-    tests = {name: {"wer": wer, "cer": wer / 2} for name, wer in tests.items()}
+    tests = {
+        name: scores if isinstance(scores, dict) else {"wer": scores, "cer": scores / 2}
+        for name, scores in tests.items()
+    }
     (run.folder / "results.json").write_text(json.dumps({"tests": tests, **facts}))
 
 
@@ -114,14 +140,19 @@ def test_what_is_missing(table, root):
     assert run.missing() == [*run.base, "--test_only", "--test_chunk_size=16"]
     _write_results(run, {"valid": 5.0, "valid_chunk16": 6.0})
     assert run.missing() is None
-    for text, message in (
-        ("{", "not JSON"),
-        ("{}", "not the results of a run"),
-        ("[1]", "not the"),
-    ):
-        (run.folder / "results.json").write_text(text)
-        with pytest.raises(InputError, match=f"results.json: {message}.*remove it"):
-            run.missing()
+    _write_results(run, {"valid": 5.0, "valid_chunk16_left2": 6.0})
+    assert run.missing()[-1] == "--test_chunk_size=16"
+    (run.folder / "results.json").write_text("{")
+    with pytest.raises(InputError, match="results.json: not JSON"):
+        run.missing()
+
+
+@pytest.mark.parametrize("metric", ("wer", "cer"))
+def test_results_without_the_metric(table, root, metric):
+    run = tables.runs(table(metric=metric), root, root / "out")[0]
+    _write_results(run, {"valid": {"cer": 5.0} if metric == "wer" else {"wer": 5.0}})
+    with pytest.raises(InputError, match=f"results.json: tests: valid: the key '{metric}' is"):
+        run.results()
 
 
 @pytest.mark.parametrize(
@@ -141,6 +172,9 @@ def test_what_is_missing(table, root):
         ({"rows": [{**TABLE["rows"][0], "options": {"width": 8, "causal": False,
                                                     "variant": "a,c"}}]}, [],
          "variant: a,b then, a,c now; choose another --out, or delete this folder"),
+        # They choose the checkpoints, or need another n-gram model.
+        ({}, ["--valid_beam_size=2"], "valid_beam_size: not given then, 2 now"),
+        ({}, ["--ngram_order=2"], "ngram_order: not given then, 2 now"),
     ],
 )  # fmt: skip
 def test_results_of_other_options_are_refused(table, root, changes, options, message):
@@ -157,25 +191,65 @@ def test_results_of_other_options_are_refused(table, root, changes, options, mes
         assert "\n" not in str(caught.value)
 
 
-def test_tests_with_other_options_are_refused(table, root):
-    run = tables.runs(table(), root, root / "out")[0]
+def test_another_seed_in_the_folder_of_one(table, root):
+    first, _, second = tables.runs(table(), root, root / "out")
+    _write_results(second, {"valid": 5.0}, command=shlex.join(first.base))
+    with pytest.raises(InputError, match="trained with another seed: 1 then, 2 now"):
+        second.results()
 
-    def tested(*options):
-        _write_results(run, {"valid": 5.0})
-        content = json.loads((run.folder / "results.json").read_text())
-        command = shlex.join(["python", *run.base, "--test_only", *options])
-        content["tests"]["valid"]["command"] = command
-        (run.folder / "results.json").write_text(json.dumps(content))
-        return run.results()
 
-    for options in ([], ["--test_chunk_size=16"], ["--device=cuda:1"]):
-        assert tested(*options)["tests"]["valid"]["wer"] == 5.0
-    with pytest.raises(InputError) as caught:
-        tested("--test_beam_size=1")
-    assert "valid was tested with another test_beam_size: 1 then, not given now" in str(
-        caught.value
-    )
-    assert str(caught.value).endswith("--test_only") and "\n" not in str(caught.value)
+@pytest.mark.parametrize(
+    ("given", "tested", "expected"),
+    [
+        ([], {}, None),
+        (["--lm_file=lm.pt"], {}, ["--lm_file=lm.pt", "--test_only"]),
+        (["--lm_file=lm.pt"], {"valid": ["--lm_file=lm.pt"]},
+         ["--lm_file=lm.pt", "--test_only", "--test_chunk_size=16"]),
+        (["--lm_file=lm.pt"], {"valid_chunk16": ["--test_chunk_size=16", "--lm_file=lm.pt"]},
+         ["--lm_file=lm.pt", "--test_only"]),
+        (["--lm_file=lm.pt"], {"valid": ["--lm_file=lm.pt", "--device=cuda:1"],
+                               "valid_chunk16": ["--lm_file=lm.pt", "--test_chunk_size=16"]}, None),
+        ([], {"valid": ["--test_beam_size=1"]}, ["--test_only"]),
+        ([], {"valid_chunk16": ["--test_chunk_size=16"]}, None),
+        ([], {"valid_chunk16": ["--test_chunk_size=16", "--test_beam_size=1"]},
+         ["--test_only", "--test_chunk_size=16"]),
+        ([], {"valid_chunk8": ["--test_chunk_size=8"]}, None),
+    ],
+)  # fmt: skip
+def test_what_was_tested_with_other_options_is_tested_again(table, root, given, tested, expected):
+    def commanded(name):
+        if name not in tested:
+            return {"wer": 5.0}
+        return {"wer": 5.0, "command": shlex.join(["python", *trained.base, *tested[name]])}
+
+    trained = tables.runs(table(), root, root / "out")[0]
+    names = dict.fromkeys(["valid", "valid_chunk16", *tested])
+    _write_results(trained, {name: commanded(name) for name in names})
+    run = tables.runs(table(), root, root / "out", None, given)[0]
+    assert run.missing() == (expected and [*run.base[: -len(given) or None], *expected])
+
+
+def test_tests_of_other_options_are_left_out_and_named(table, root):
+    first, second, _ = tables.runs(table(), root, root / "out")
+    by_hand = shlex.join(["python", *first.base, "--test_only", "--lm_file=lm.pt"])
+    with_lm = {"wer": 3.0, "command": by_hand}
+    other = {"wer": 3.0, "command": shlex.join([*first.base, "--test_beam_size=1"])}
+    _write_results(first, {"valid": with_lm, "test": 5.0, "not of the table": other})
+    _write_results(second, {"valid": 4.0})
+
+    def collected(*options):
+        runs = tables.runs(table(), root, root / "out", None, options)
+        tests = tables.collect(table(), runs)[0]["tests"]
+        return [tests[test]["mean"] for test in ("valid", "test")], tables.notes(table(), runs)
+
+    note = "left out, as tested with another lm_file: {} then, {} now: {}"
+    assert collected() == ([None, 5.0], [note.format("lm.pt", "not given", first.title)])
+    both = f"{first.title}; {second.title}"
+    assert collected("--lm_file=lm.pt") == ([3.0, None], [note.format("not given", "lm.pt", both)])
+
+
+def test_options_of_the_tests_may_change_in_an_experiment():
+    assert tables._OF_THE_TESTS <= set(config.MAY_CHANGE)
 
 
 @pytest.fixture
@@ -215,33 +289,55 @@ def test_collected(collected):
 def test_on_a_cpu_there_are_no_gpu_hours(table, root):
     runs = tables.runs(table(), root, root / "out")
     _write_results(runs[0], {"valid": 5.0}, train_seconds=60, device="cpu")
-    row = tables.collect(table(), runs)[0]
+    _write_results(runs[1], {}, train_seconds=3600, device="cuda", processes=None)  # not known
+    row, on_a_gpu = tables.collect(table(), runs)
     assert row["minutes"] == 1 and row["gpu_hours"] is None
     assert row["tests"]["valid"]["seeds_interval"] is None
+    assert on_a_gpu["gpu_hours"] == 1
+
+
+def test_seeds_of_different_commits_are_named(table, root):
+    runs = tables.runs(table(), root, root / "out")
+    for run, commit in zip(runs, ("aaa", "bbb", None)):
+        _write_results(run, {"valid": 5.0}, commit=commit)
+    rows = tables.collect(table(), runs)
+    assert [row["commits"] for row in rows] == [["aaa", "unknown"], ["bbb"]]
+    lines = tables.markdown(table(), rows).splitlines()
+    assert "Seeds trained by different commits: Wide, attention." in lines
+    read = list(csv.DictReader(io.StringIO(tables.as_csv(table(), rows))))
+    assert [row["commits"] for row in read] == ["aaa unknown", "bbb"]
+
+
+REFERENCES = {f"{s}{i}": "one two three four" for s in "abcdef" for i in range(3)}
+
+
+def _write_hypotheses(run, test, hypotheses, speaker=lambda i: i[0]):
+    """As a run leaves them, with its results."""
+    found = score(REFERENCES, hypotheses)
+    _write_results(run, {test: {"wer": found.wer, "cer": found.cer}})
+    (run.folder / "manifests").mkdir()
+    lines = [f"{i},1.0,{i}.wav,{speaker(i)},{text}" for i, text in REFERENCES.items()]
+    text = "\n".join(["ID,duration,wav,spk_id,wrd", *lines])
+    (run.folder / "manifests" / "test.csv").write_text(text)
+    lines = [f"{i}\t{text}" for i, text in hypotheses.items()]
+    (run.folder / f"hypotheses_{test}.txt").write_text("\n".join(lines) + "\n")
 
 
 @pytest.mark.parametrize("metric", ("wer", "cer"))
 def test_interval_over_speakers(table, root, metric):
     table = table(metric=metric, tests={"test_chunk16": "in chunks"}, rows=[TABLE["rows"][1]])
     runs = tables.runs(table, root, root / "out", [1, 2])
-    references = {f"{s}{i}": "one two three four" for s in "abcdef" for i in range(3)}
     systems = []
     for run in runs:
         hypotheses = {
             i: text if i[0] in "abc" else "one too" if run.seed == 1 or i[1] == "0" else "one two"
-            for i, text in references.items()
+            for i, text in REFERENCES.items()
         }
         systems.append(hypotheses)
-        _write_results(run, {"test_chunk16": 25.0})
-        (run.folder / "manifests").mkdir()
-        lines = [f"{i},1.0,{i}.wav,{i[0]},{text}" for i, text in references.items()]
-        text = "\n".join(["ID,duration,wav,spk_id,wrd", *lines])
-        (run.folder / "manifests" / "test.csv").write_text(text)
-        lines = [f"{i}\t{text}" for i, text in hypotheses.items()]
-        (run.folder / "hypotheses_test_chunk16.txt").write_text("\n".join(lines) + "\n")
+        _write_hypotheses(run, "test_chunk16", hypotheses)
     low, high = tables.collect(table, runs)[0]["tests"]["test_chunk16"]["speakers_interval"]
     # The draws are those of scoring: the same set twice, with the speakers as they are.
-    both = {f"{n}{i}": text for n in (1, 2) for i, text in references.items()}
+    both = {f"{n}{i}": text for n in (1, 2) for i, text in REFERENCES.items()}
     found = {f"{n}{i}": text for n, h in enumerate(systems, 1) for i, text in h.items()}
     expected = evaluate(both, [found], {i: i[1] for i in both})["systems"][0]
     assert [low, high] == pytest.approx(expected[f"{metric}_interval"])
@@ -249,6 +345,39 @@ def test_interval_over_speakers(table, root, metric):
 
     (runs[0].folder / "hypotheses_test_chunk16.txt").unlink()
     assert tables.collect(table, runs)[0]["tests"]["test_chunk16"]["speakers_interval"] is None
+
+
+@pytest.fixture
+def one_run(table, root):
+    """A run with hypotheses, all of them by one speaker, and the table that it is of."""
+    table = table(tests={"test": "test"}, rows=[TABLE["rows"][1]])
+    (run,) = tables.runs(table, root, root / "out")
+    hypotheses = {i: text if i[1] == "0" else "one two" for i, text in REFERENCES.items()}
+    _write_hypotheses(run, "test", hypotheses, lambda i: "ann")
+    return table, run, hypotheses
+
+
+def test_of_one_speaker_utterances_are_drawn(one_run):
+    table, run, hypotheses = one_run
+    interval = tables.collect(table, [run])[0]["tests"]["test"]["speakers_interval"]
+    expected = evaluate(REFERENCES, [hypotheses])["systems"][0]["wer_interval"]
+    assert interval == pytest.approx(expected)
+    assert interval[0] < interval[1]
+
+
+def test_hypotheses_that_are_not_those_of_the_results(one_run):
+    table, run, hypotheses = one_run
+    path = run.folder / "hypotheses_test.txt"
+    text = path.read_text()
+    path.write_text(text.replace("one two\n", "one\n", 1))
+    with pytest.raises(InputError, match="hypotheses_test.txt: its wer is 34.7.*results.json 33.3"):
+        tables.collect(table, [run])
+    path.write_text(text.replace("a0", "z0"))
+    with pytest.raises(InputError, match="hypotheses_test.txt: .*: a0 without a hypothesis; z0"):
+        tables.collect(table, [run])
+    _write_results(run, {"test": {"wer": None}})  # of references without a word
+    path.write_text(text)
+    assert tables.collect(table, [run])[0]["tests"]["test"]["mean"] is None
 
 
 def test_written(collected, root):
@@ -274,6 +403,12 @@ def test_written(collected, root):
     assert read[0]["test_wer_values"] == "8.0 9.0 11.0" and read[0]["seeds"] == "1 2 3"
     assert read[1]["valid_wer"] == "" and read[1]["seeds_wanted"] == "4"
     assert (root / "out" / "two.encoders.png").read_bytes()[1:4] == b"PNG"
+
+
+def test_dollars_are_no_formula(table, root):
+    table = table(title="$5 and $6", tests={"valid": r"$\foo{$"}, rows=[{"name": "a $x_{$ b"}])
+    text = tables.write(table, tables.collect(table, []), root / "out" / "dollars")
+    assert "| a $x_{$ b |" in text
 
 
 def test_figure(collected):
