@@ -42,7 +42,7 @@ from summarymixing.files import write_whole
 RECIPE = Path(__file__).parents[1] / "recipes" / "LibriSpeech" / "hparams" / "ctc_attention.yaml"
 ENCODERS = tuple(DEPTHS)
 TRITON = [mixer for mixer in MIXERS if MIXERS[mixer].triton]
-# Kernels that no GPU has run yet come last: their errors may take the device along.
+# Kernels that no GPU has run yet come last: after some errors a process can use the GPU no more.
 TRIED = [mixer for mixer in MIXERS if mixer not in TRITON]
 IN_FORWARD = [mixer for mixer in TRIED if not MIXERS[mixer].activation_checkpointing]
 EVERYTHING = {
@@ -109,8 +109,8 @@ DEFAULTS = {
 def cases(arguments, device):
     """[(case, its mixers)], in the order in which they are measured.
 
-    With options, what they leave open is as in the first of the defaults. A case that is there
-    twice is measured twice, the second time with the mixers of both.
+    With options, what they leave open is as in the first of the defaults. A case is there a second
+    time for Triton's kernels, with which all its mixers are measured again.
     """
     given = {name: getattr(arguments, name) for name in ("seconds", *EVERYTHING)}
     given = {name: values for name, values in given.items() if values}
@@ -136,7 +136,11 @@ def cases(arguments, device):
                 crashing |= {mixer for mixer in wanted if "RoPE" in mixer}
                 wanted -= crashing
             sides = [m for m in MIXERS if m in wanted and there_is(m, encoder, part)]
-            found.append((case, sides))
+            earlier = next((others for other, others in found if other == case), None)
+            if earlier is None or not set(sides).isdisjoint(TRITON):
+                found.append((case, sides))
+            else:
+                earlier[:] = [m for m in MIXERS if m in {*earlier, *sides}]
     nowhere = {*(arguments.mixers or ())}.difference(crashing, *(sides for _, sides in found))
     if nowhere:
         raise InputError(f"--mixers {' '.join(sorted(nowhere))}: in no case that is asked for")
@@ -221,12 +225,13 @@ def measure_all(arguments, device):
         for case, mixers in cases(arguments, device)
         if arguments.again or not set(mixers) <= set(there.get(case, ()))
     ]
-    content["commands"].append(shlex.join(["scripts/benchmark.py", *arguments.argv]))
     try:
-        save(content, path)
+        save(content, path)  # where nothing can be written, nothing is measured
     except OSError as error:
         raise InputError(f"--json {path}: {error.strerror}") from error
-    lost = None  # the side that took the device along
+    if arguments.recipe or todo:
+        content["commands"].append(shlex.join(["scripts/benchmark.py", *arguments.argv]))
+    lost = None  # the side after which the GPU is of no use to this process
     if arguments.recipe:
         lost = measure_recipe(arguments, content, path)
     left = len(todo)
@@ -247,12 +252,13 @@ def measure_all(arguments, device):
     if lost:
         print(f"the device takes no more work after {lost}", file=sys.stderr)
     if left:
-        print(f"{left} cases are left: the same command goes on", file=sys.stderr)
+        without = " without --again" * arguments.again
+        print(f"{left} cases are left: the same command{without} goes on", file=sys.stderr)
     return content
 
 
 def failures_in(known, arguments):
-    """Sides that are not tried again beside others, which they may take along."""
+    """Sides that are not tried again beside others, which their errors may end as well."""
     return [] if arguments.again else [mixer for mixer in known if "failed" in known[mixer]]
 
 

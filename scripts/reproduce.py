@@ -51,9 +51,9 @@ def table_file(name):
 
 
 def check_corpus(folder):
-    """Raises InputError unless there is something in the folder: every training would say so."""
+    """Raises InputError unless there is something there: every training would say so."""
     try:
-        if not os.listdir(folder):
+        if not (os.path.isfile(folder) or os.listdir(folder)):
             raise InputError(f"--data_folder={folder}: there is nothing in it")
     except OSError as error:
         raise InputError(f"--data_folder={folder}: {error.strerror}") from None
@@ -256,9 +256,13 @@ def main(argv=None):
             raise InputError("--data_folder is required: the folder of the corpus")
         if options and not options[0].startswith("--"):
             raise InputError(f"{options[0]}: one table at a time, and options as --key=value")
+        given = {option.partition("=")[0] for option in options}
         for option, ours in GIVEN_BY.items():
-            if option in (given.partition("=")[0] for given in options):
+            if option in given:
                 raise InputError(f"{option} is of each training: give {ours}")
+        for key in itertools.chain(*table["decode"].values()):
+            if f"--{key}" in given:
+                raise InputError(f"--{key} is what the tests of this table differ in: leave it out")
         names = [row["name"] for row in table["rows"]]
         for name in arguments.rows or ():
             if name not in names:

@@ -396,6 +396,7 @@ def _prepare(recipes, base, overrides, run_opts, rehearsing):
             raise InputError(
                 f"tokenizer must be one of {', '.join(_TOKENIZERS)}, got {hparams['tokenizer']!r}"
             )
+        experiment.check_numbers(hparams)
         output = hparams["output_folder"]
         final = os.path.join(output, "recipe.yaml")
         if any(Path(output, "save").glob("CKPT*")):

@@ -429,6 +429,7 @@ def refused(capsys):
         ({"train": "/gone.csv"}, "/gone.csv: there is no such table"),
         ({"tokenizer": "best"}, "tokenizer must be one of auto, keep, new, got 'best'"),
         ({"lrr": 3}, "did you mean lr?"),
+        ({"valid_batch_size": 0}, "valid_batch_size must be a positive integer, got 0"),
         ({"lr_scale": "{Transformer.encodr: 1}"}, "no part 'Transformer.encodr'"),
         ({"tokenizer": "new", "token_type": "bpe"}, "vocab_size must be given"),
         ({"output_neurons": 99}, "output_neurons is 99: set output_neurons to"),

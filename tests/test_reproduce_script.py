@@ -347,6 +347,10 @@ def test_no_folder_for_results(reproduce, tmp_path):
         (["--data_folder=x", "second"], "second: one table at a time"),
         (["--data_folder=x", "--seed=7"], "--seed is of each training: give --seeds"),
         (["--data_folder=x", "--output_folder", "y"], "--output_folder is of each training: give"),
+        (
+            ["--data_folder=x", "--test_chunk_size=8"],
+            "--test_chunk_size is what the tests of this table differ in",
+        ),
         (["--data_folder=/none"], "--data_folder=/none: No such file or directory"),
         (["--data_folder="], "--data_folder=: No such file or directory"),
         (["--data_folder=empty"], "--data_folder=empty: there is nothing in it"),
@@ -360,6 +364,11 @@ def test_mistakes(reproduce, tmp_path, monkeypatch, options, message):
     status, _, err = reproduce(*options)
     assert status == 2
     assert message in err.splitlines()[-1]
+
+
+def test_a_corpus_may_be_one_table(reproduce, tmp_path):
+    (tmp_path / "all.csv").touch()
+    assert reproduce(f"--data_folder={tmp_path}/all.csv", "--rows=of 2", "--seeds=1")[0] == 0
 
 
 def test_no_such_table(load_script, capsys):

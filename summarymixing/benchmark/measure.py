@@ -55,7 +55,8 @@ def limit_memory(share=0.9):
 
 def _why_failed(error):
     """In one line, `OUT_OF_MEMORY` for all that is."""
-    if is_out_of_memory(error):
+    # cuDNN's words when there is no room for any workspace, and all sides run where there is.
+    if is_out_of_memory(error) or "unable to find an engine to execute" in str(error):
         return OUT_OF_MEMORY
     return f"{type(error).__name__}: {one_line(error, 200)}"
 

@@ -10,6 +10,7 @@ the work when it was done before.
 """
 
 import csv
+import errno
 import functools
 import hashlib
 import itertools
@@ -43,7 +44,7 @@ _THREADS = 8  # at least, as they may be waiting for the disk
 _CHUNK = 32  # utterances that a thread gets at a time: handing over costs as much as a WAV's header
 _TOLERANCE = 0.5  # seconds; times that corpora state are rounded, and coders add some silence
 _LONGEST = 1e9  # seconds, about 32 years; numbers of samples of longer ones may be no numbers
-_OTHER_FILES = (".clean", ".dropped", ".findings")  # what CSV files beside manifests end in
+_OF_TRAINING = ("train.clean", "train.dropped", "train.findings")  # CSV files beside manifests
 
 
 @dataclass(frozen=True, slots=True)  # there may be a million
@@ -539,6 +540,8 @@ def prepare(manifest_folder, arguments, sources, loaders):
                 logger.info("%s: %d utterances in %s", name, count, path)
             write_whole(record, json.dumps(state, indent=1))
         except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise  # an experiment says what to do then
             raise InputError(f"{error.filename}: cannot be written ({error.strerror})") from error
     return {name: str(path) for name, path in paths.items()}
 
@@ -603,7 +606,7 @@ def check_test_name(name, others):
     """
     if not isinstance(name, str) or name in ("", ".", "..") or not {"/", "\0"}.isdisjoint(name):
         raise InputError(f"test set {name!r}: a plain file name is expected")
-    if name in others or name.endswith(_OTHER_FILES):
+    if name in others or name in _OF_TRAINING:
         raise InputError(f"test set {name!r}: another file has that name; it needs one of its own")
 
 

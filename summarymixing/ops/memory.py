@@ -7,8 +7,7 @@ import torch
 # PyTorch's allocators, C++, oneDNN and CUDA's libraries say it in a RuntimeError's text only.
 _SAID = re.compile(
     r"out of memory|not enough memory|(can't|cannot|failed to) allocate|bad_alloc|_ALLOC_FAILED"
-    r"|could not create a memory( object)?$"
-    r"|unable to find an engine to execute",  # cuDNN, when there is no room for any's workspace
+    r"|could not create a memory( object)?$",
     re.IGNORECASE,
 )
 

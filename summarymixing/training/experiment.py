@@ -49,6 +49,11 @@ OPTIONAL = (
     "dynchunktrain_config_sampler global_batch_seconds max_unread screen_audio facts_file "
     "ngram_order"
 ).split()
+# Those of a recipe, and the least that each may be.
+INTEGERS = {
+    "number_of_epochs": 1, "valid_batch_size": 1, "num_workers": 0, "max_batch_utterances": 1,
+    "num_buckets": 1, "valid_search_interval": 1,
+}  # fmt: skip
 NGRAM = "ngram.arpa"  # in the output folder: the n-gram model of a recipe with `ngram_order`
 
 USAGE = """usage: train.py RECIPE.yaml --data_folder=... [--key=value ...] [--dry_run]
@@ -156,9 +161,7 @@ def begin(argv, optional, check):
         _join_processes(run_opts)
     hparams = config.load(hparams_file, overrides, optional)
     check(hparams_file, hparams)
-    for name, least in (("number_of_epochs", 1), ("valid_batch_size", 1), ("num_workers", 0)):
-        check_integer(name, hparams[name], least)
-    check_integer("threads", hparams.get("threads"), none="null")
+    check_numbers(hparams)
     folder = hparams["output_folder"]
     config.check_same_experiment(hparams_file, overrides, folder)
     if run_opts.test_only:  # or it is said when all is decoded
@@ -264,18 +267,31 @@ def check(brain_class, path, hparams):
             )
     required = [*REQUIRED, *brain_class.required]
     config.check_complete(path, hparams, required, [*OPTIONAL, *brain_class.optional])
-    for name in ("max_batch_utterances", "num_buckets", "valid_search_interval"):
-        check_integer(name, hparams[name])
-    for name in ("batch_seconds", "global_batch_seconds"):
-        value = hparams.get(name)
-        if name in required or value is not None:
-            check_number(name, value, "more than 0", lambda seconds: seconds > 0)
     for name in ("valid_search", "test_search"):
         hparams[name] = as_search(hparams[name], modules)
         file = getattr(hparams[name], "ngram_file", None)
         made = hparams.get("ngram_order") and _ngram_file(hparams)
         if file is not None and file != made and not os.path.isfile(file):
             raise InputError(f"{name}: ngram_file={file}: there is no such file")
+
+
+def check_numbers(hparams):
+    """Raises InputError for a number of a recipe that would fail, or not end, only in training.
+
+    Example
+    -------
+    >>> check_numbers({"number_of_epochs": 10, "num_workers": -1})
+    Traceback (most recent call last):
+    summarymixing.errors.InputError: num_workers must be an integer of at least 0, got -1
+    """
+    for name, least in INTEGERS.items():
+        if name in hparams:
+            check_integer(name, hparams[name], least)
+    check_integer("threads", hparams.get("threads"), none="null")
+    for name in ("batch_seconds", "global_batch_seconds"):
+        value = hparams.get(name, 1)
+        if value is not None or name == "batch_seconds":
+            check_number(name, value, "more than 0", lambda seconds: seconds > 0)
 
 
 def _quieten():

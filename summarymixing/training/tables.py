@@ -91,13 +91,13 @@ _PUBLISHED = {"marker": "D", "facecolor": "none", "edgecolor": "#C0504D"}
 _OF_NO_ACCOUNT = set(
     "data_folder output_folder device threads num_workers tensorboard noprogressbar "
     "ckpt_interval_minutes ckpt_interval_steps test_only facts_file distributed_backend "
-    "max_unread".split()
+    "max_unread valid_batch_size".split()
 )
-# Options of the tests alone. What validation measures chooses the checkpoints; and --test_only
-# makes no other n-gram model, so that ngram_order is none of them.
+# Options that change the tests and, where avg_metric is not WER, nothing of what is trained.
+# --test_only makes no other n-gram model, so that ngram_order is none of them.
 _OF_THE_TESTS = set(
     "test_search test_beam_size test_ctc_weight temperature lm_file lm_weight ngram_file "
-    "ngram_weight test_chunk_size test_left_context valid_batch_size".split()
+    "ngram_weight test_chunk_size test_left_context".split()
 )
 
 
@@ -533,7 +533,7 @@ def _over_speakers(scored, test, metric):
         if rate is not None and not math.isclose(counted, rate, abs_tol=1e-6):
             raise InputError(
                 f"{hypotheses}: its {metric} is {counted}, and that of results.json {rate}; test "
-                "again with --test_only"
+                f"again: {shlex.join(['python', *run.base, '--test_only'])}"
             )
         of_words = metric == "wer"
         counts += zip(

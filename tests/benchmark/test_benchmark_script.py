@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -49,6 +50,9 @@ def test_rows_are_kept_skipped_and_added_to(benchmark, tmp_path, monkeypatch):
     benchmark(*few, "--seconds", 1, 2)
     both = json.loads(path.read_text())
     assert both["rows"][:4] == first["rows"]  # not measured again
+    before = path.read_bytes()
+    benchmark(*few, "--seconds", 2, 1)
+    assert path.read_bytes() == before
     assert [row["seconds"] for row in both["rows"]] == [1] * 4 + [2] * 4
     assert len(both["commands"]) == 2
 
@@ -96,6 +100,23 @@ def test_a_side_that_takes_the_device_along_is_left_behind(benchmark, monkeypatc
     status, out, _ = benchmark(*few, 1)
     assert measured[1] == ["none", "RoPEMHA"]
     assert status == 1 and out.count("1000.0") == 2
+
+
+@pytest.mark.parametrize("device", ("cpu", "cuda"))
+def test_a_default_case_is_twice_there_for_untried_kernels_only(device, benchmark, monkeypatch):
+    script = benchmark.main.__globals__
+    parsed = {}
+    monkeypatch.setitem(script, "check", lambda arguments: parsed.update(vars(arguments)))
+    with pytest.raises(AttributeError):
+        script["main"]([])
+    found = script["cases"](SimpleNamespace(**parsed), device)
+    seen = set()
+    for case, sides in found:
+        assert case not in seen or not set(sides).isdisjoint(script["TRITON"])
+        seen.add(case)
+    aims = [case for case, _ in found[:3]]
+    assert device == "cpu" or [case.seconds for case in aims] == [10, 40, 100]
+    assert device == "cpu" or set(found[0][1]).isdisjoint(script["TRITON"])
 
 
 def test_no_case_begins_after_the_minutes(benchmark, tmp_path):
