@@ -239,8 +239,7 @@ def measure_all(arguments, device):
         if lost or time.monotonic() > end:
             break
         known = there.setdefault(case, {})
-        failed = failures_in(known, arguments)
-        sides = [m for m in MIXERS if m in {*mixers, *known} and m not in failed]
+        sides = sides_of(mixers, known, arguments.again)
         try:
             rows = measure(case, sides, arguments.device, arguments.repeats, arguments.seed)
         except DeviceLostError as error:
@@ -257,9 +256,10 @@ def measure_all(arguments, device):
     return content
 
 
-def failures_in(known, arguments):
-    """Sides that are not tried again beside others, which their errors may end as well."""
-    return [] if arguments.again else [mixer for mixer in known if "failed" in known[mixer]]
+def sides_of(mixers, known, again):
+    """Those asked for and those known, but what failed: its error may end the others as well."""
+    failed = [] if again else [mixer for mixer in known if "failed" in known[mixer]]
+    return [m for m in MIXERS if m in {*mixers, *known} and m not in failed]
 
 
 def save(content, path):
@@ -284,8 +284,7 @@ def measure_recipe(arguments, content, path):
     known = {row["mixer"]: row for row in content["recipes"] if row not in kept}
     if not arguments.again and set(mixers) <= set(known):
         return None
-    lost, failed = None, failures_in(known, arguments)
-    sides = [m for m in MIXERS if m in {*mixers, *known} and m not in failed]
+    lost, sides = None, sides_of(mixers, known, arguments.again)
     try:
         with tempfile.TemporaryDirectory() as folder:
             rows = recipe.measure_recipe(
