@@ -19,6 +19,8 @@ import yaml
 
 from summarymixing import decoding
 from summarymixing.errors import InputError, one_line
+from summarymixing.models.mixers import MIXERS
+from summarymixing.models.transformer_asr import TransformerASR
 
 _ACTIVATIONS = (
     "CELU ELU GELU GLU Hardshrink Hardsigmoid Hardswish Hardtanh Identity LeakyReLU LogSigmoid "
@@ -97,8 +99,32 @@ def check(tree):
         for key in filter(_is_file, arguments):
             if isinstance(arguments[key], str):
                 raise InputError(f"{name}: {key}={arguments[key]} is no file of the package")
+        _check_mixers(name, arguments)
     for item in tree.values():
         check(item)
+
+
+def _check_mixers(name, arguments):
+    """A mixer's name may be that of any code that can be imported: not here."""
+    found = pydoc.locate(name)
+    if found is not TransformerASR:
+        return
+    args, kwargs = (arguments, {}) if isinstance(arguments, list) else ([], arguments)
+    try:
+        given = inspect.signature(found).bind_partial(*args, **kwargs).arguments
+    except TypeError:  # it will say itself what it does not take
+        return
+    for kind in _leaves(given.get("attention_type", [])):
+        if kind not in (*MIXERS, "builtins.tuple"):
+            raise InputError(f"attention_type: {kind} is nothing that a package may build")
+
+
+def _leaves(tree):
+    if isinstance(tree, (list, dict)):
+        for item in tree.values() if isinstance(tree, dict) else tree:
+            yield from _leaves(item)
+    else:
+        yield tree
 
 
 def _built(tree, folder):
@@ -217,6 +243,7 @@ def _allowed(tree, seen):
     found = _known().get(pydoc.locate(name))
     if found is None:
         raise InputError(f"{name} is nothing that a package may build")
+    _check_mixers(name, arguments)
     node = {kind: found}
     return node | {"arguments": _allowed(arguments, seen)} if arguments else node
 

@@ -1,11 +1,23 @@
-"""The mixers that an encoder layer can be given: one entry each.
+"""The mixers that an encoder layer can be given: those of `MIXERS`, and any class by its name.
 
 A mixer is called as SpeechBrain calls its attention,
 `mixer(x, x, x, attn_mask=, key_padding_mask=, pos_embs=) -> (output, weights)`. Those that can
 work chunk by chunk have `stream` and `initial_state` besides, as `summarymixing.nnet.cell` has:
 nothing else says so.
+
+One of your own is a file, importable as `window`, say, and `attention_type: window.Window`:
+
+    class Window(torch.nn.Module):
+        positions = None  # or another of `Mixer`'s
+
+        def __init__(self, d_model, nhead, dropout): ...
+
+`d_model`, `nhead`, `d_ffn`, `dropout` and the arguments of the `SummaryMixing` cell are there for
+its `__init__` to name; what it does not name it is not given.
 """
 
+import importlib
+import inspect
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -17,7 +29,7 @@ from speechbrain.nnet.hypermixing import HyperMixing
 from speechbrain.utils.dynamic_chunk_training import DynChunkTrainConfig
 from torch import nn
 
-from summarymixing.errors import InputError, check_integer
+from summarymixing.errors import InputError, check_integer, one_line
 from summarymixing.nnet.cell import SummaryMixing
 
 
@@ -121,6 +133,8 @@ class Mixer(NamedTuple):
     positions: str | None = None
 
 
+POSITIONS = ("RelPosMHAXL", "regularMHA", "RoPEMHA", "hypermixing")  # most to least
+
 MIXERS = {
     "SummaryMixing": Mixer(
         lambda d_model, nhead, d_ffn, dropout, **summary: SummaryMixing(
@@ -168,20 +182,94 @@ def check_heads(d_model, nhead):
         raise InputError(f"nhead must divide d_model={d_model}, got nhead={nhead}")
 
 
+def find_mixer(attention_type):
+    """What the encoder has to know of a mixer.
+
+    Arguments
+    ---------
+    attention_type : str
+        A key of `MIXERS`, or MODULE.CLASS, a `torch.nn.Module` of yours that can be imported.
+
+    Returns
+    -------
+    Mixer
+
+    Raises
+    ------
+    InputError
+        If there is none of this name.
+
+    Example
+    -------
+    >>> find_mixer("RelPosMHAXL").positions
+    'RelPosMHAXL'
+    >>> find_mixer("windows.Window")
+    Traceback (most recent call last):
+    summarymixing.errors.InputError: attention_type: windows.Window cannot be imported: No module \
+named 'windows'; is its folder on PYTHONPATH?
+    """
+    if isinstance(attention_type, str):
+        if attention_type in MIXERS:
+            return MIXERS[attention_type]
+        if "." in attention_type:
+            return _own(attention_type)
+    raise InputError(
+        f"attention_type must be one of {', '.join(MIXERS)}, MODULE.CLASS of your own, or a list "
+        f"of them, got {attention_type!r}"
+    )
+
+
+def _own(name):
+    module, _, kind = name.rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module), kind)
+    except Exception as error:  # its code may raise anything
+        missing = isinstance(error, ModuleNotFoundError)
+        hint = "; is its folder on PYTHONPATH?" if missing else ""
+        raise InputError(
+            f"attention_type: {name} cannot be imported: {one_line(error)}{hint}"
+        ) from error
+    if not (inspect.isclass(found) and issubclass(found, nn.Module)):
+        raise InputError(f"attention_type: {name} is no torch.nn.Module")
+    positions = getattr(found, "positions", None)
+    if positions not in (None, *POSITIONS):
+        raise InputError(
+            f"attention_type: {name}.positions must be None or one of {', '.join(POSITIONS)}, "
+            f"got {positions!r}"
+        )
+    signature = inspect.signature(found)
+
+    def make(**arguments):
+        parameters = signature.parameters.values()
+        if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+            given = {key: arguments[key] for key in arguments if key in signature.parameters}
+        else:
+            given = arguments
+        try:
+            signature.bind(**given)
+        except TypeError as error:
+            raise InputError(
+                f"attention_type: {name}: {error}; there are {', '.join(arguments)}"
+            ) from error
+        return found(**given)
+
+    return Mixer(make, positions)
+
+
 def make_mixer(attention_type, d_model, nhead, d_ffn, dropout, **summary):
     """A new mixer.
 
     Arguments
     ---------
     attention_type : str
-        A key of `MIXERS`: "SummaryMixing", one of SpeechBrain's, or "none".
+        "SummaryMixing", one of SpeechBrain's, "none" or MODULE.CLASS: see `find_mixer`.
     d_model : int
     nhead : int
     d_ffn : int
         Width of HyperMixing's networks.
     dropout : float
     **summary
-        Arguments of the `SummaryMixing` cell; other mixers have no use for them.
+        Arguments of the `SummaryMixing` cell; SpeechBrain's mixers have no use for them.
 
     Returns
     -------
@@ -195,11 +283,6 @@ def make_mixer(attention_type, d_model, nhead, d_ffn, dropout, **summary):
     >>> mixer(x, x, x)[0].shape
     torch.Size([2, 5, 16])
     """
-    if attention_type not in MIXERS:
-        raise InputError(
-            f"attention_type must be one of {', '.join(MIXERS)}, got {attention_type!r}"
-        )
+    make = find_mixer(attention_type).make
     check_heads(d_model, nhead)
-    return MIXERS[attention_type].make(
-        d_model=d_model, nhead=nhead, d_ffn=d_ffn, dropout=dropout, **summary
-    )
+    return make(d_model=d_model, nhead=nhead, d_ffn=d_ffn, dropout=dropout, **summary)

@@ -15,9 +15,10 @@ from summarymixing.models.conformer import ConformerEncoder, ConformerEncoderLay
 from summarymixing.models.decoder import CausalSummaryMixing
 from summarymixing.models.feed_forward import replace_feed_forward
 from summarymixing.models.mixers import (
-    MIXERS,
+    POSITIONS,
     UnlimitedPositionalEncoding,
     check_heads,
+    find_mixer,
     has_chunks,
     make_mixer,
     with_chunks,
@@ -56,10 +57,11 @@ class TransformerASR(host.TransformerASR):
         As in SpeechBrain's `TransformerASR`, its defaults included.
     attention_type : str or list of str
         The encoder's mixer: "SummaryMixing", "RoPEMHA", "RelPosMHAXL", "regularMHA",
-        "hypermixing" or "none". Conformer and Branchformer have no positional encoding with
-        SummaryMixing (as published), the Transformer has sinusoids, without which it could not
-        tell one order of the frames from another. A list is the mixers of the layers, in turn:
-        [SummaryMixing, SummaryMixing, SummaryMixing, RoPEMHA] has attention in every fourth.
+        "hypermixing" or "none", or MODULE.CLASS of your own (`summarymixing.models.mixers`).
+        Conformer and Branchformer have no positional encoding with SummaryMixing (as published),
+        the Transformer has sinusoids, without which it could not tell one order of the frames
+        from another. A list is the mixers of the layers, in turn: [SummaryMixing, SummaryMixing,
+        SummaryMixing, RoPEMHA] has attention in every fourth.
     encoder_nhead : int or list of int, optional
         Heads of the mixer; those of the decoder's attention (`nhead`) when left out. A list goes
         with one of mixers: [1, 1, 1, 8].
@@ -143,16 +145,15 @@ class TransformerASR(host.TransformerASR):
             raise InputError(f"kernel_size must be odd, got {kernel_size}")
         if causal and not kinds.isdisjoint(("SummaryMixing", "hypermixing")):
             raise InputError(f"causal: True is not possible with attention_type: {attention_type}")
-        wanted = {MIXERS[kind].positions for kind in kinds} - {None}
+        wanted = {find_mixer(kind).positions for kind in kinds} - {None}
         if "RelPosMHAXL" in wanted and not wanted.isdisjoint(("regularMHA", "RoPEMHA")):
             raise InputError(
                 "attention_type: RelPosMHAXL has positions of another kind than regularMHA and "
                 "RoPEMHA, which one encoder cannot give them all"
             )
         wanted = wanted or {"regularMHA" if encoder_module == "transformer" else "RoPEMHA"}
-        # Of the host's names, which say only what positional encodings to add: most to least.
-        ordered = ("RelPosMHAXL", "regularMHA", "RoPEMHA", "hypermixing")
-        positions = next(name for name in ordered if name in wanted)
+        # A name of the host's, which says only what positional encodings to add.
+        positions = next(name for name in POSITIONS if name in wanted)
         # The host insists on at least one layer, and its encoder is replaced below.
         super().__init__(
             tgt_vocab=tgt_vocab,
@@ -396,11 +397,8 @@ class TransformerASR(host.TransformerASR):
 def _in_turn(attention_type, heads):
     """The layers' mixers, each with its heads, until they begin anew: [("SummaryMixing", 1)]."""
     kinds = attention_type if isinstance(attention_type, (list, tuple)) else [attention_type]
-    if not kinds or not all(isinstance(kind, str) and kind in MIXERS for kind in kinds):
-        raise InputError(
-            f"attention_type must be one of {', '.join(MIXERS)}, or a list of them, "
-            f"got {attention_type!r}"
-        )
+    for kind in kinds or [attention_type]:
+        find_mixer(kind)
     if not isinstance(heads, (list, tuple)):
         heads = [heads] * len(kinds)
     if len(heads) != len(kinds):
