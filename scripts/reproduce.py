@@ -256,7 +256,10 @@ def main(argv=None):
             raise InputError("--data_folder is required: the folder of the corpus")
         if options and not options[0].startswith("--"):
             raise InputError(f"{options[0]}: one table at a time, and options as --key=value")
-        given = {option.partition("=")[0] for option in options}
+        given = [option.partition("=")[0] for option in options if option.startswith("--")]
+        for option in given:
+            if given.count(option) > 1:
+                raise InputError(f"{option} is given twice")
         for option, ours in GIVEN_BY.items():
             if option in given:
                 raise InputError(f"{option} is of each training: give {ours}")

@@ -347,6 +347,7 @@ def test_no_folder_for_results(reproduce, tmp_path):
         (["--data_folder=x", "second"], "second: one table at a time"),
         (["--data_folder=x", "--seed=7"], "--seed is of each training: give --seeds"),
         (["--data_folder=x", "--output_folder", "y"], "--output_folder is of each training: give"),
+        (["--data_folder=x", "--lr=1", "--lr", "2"], "--lr is given twice"),
         (
             ["--data_folder=x", "--test_chunk_size=8"],
             "--test_chunk_size is what the tests of this table differ in",

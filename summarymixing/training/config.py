@@ -341,6 +341,9 @@ def read_overrides(overrides):
     if isinstance(overrides, str):
         try:
             overrides = ruamel.yaml.YAML(typ="safe", pure=True).load(overrides) or {}
+        except ruamel.yaml.constructor.DuplicateKeyError as error:
+            key = re.search(r'duplicate key "(.*?)"', error.problem)[1]
+            raise InputError(f"command line: {key} is given twice") from error
         except ruamel.yaml.error.YAMLError as error:
             raise InputError(f"command line: {_explain(error)}") from error
     return overrides

@@ -45,6 +45,16 @@ def test_a_run_of_before_a_key_was_there_goes_on(recipe, tmp_path):
         config.check_same_experiment(recipe, {"model": {"decoder_mixer": "none"}}, tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("options", "key"),
+    ((["--d_model=5", "--d_model", "6"], "d_model"), (["--model={a: 1, a: 2}"], "a")),
+)
+def test_an_option_given_twice(options, key):
+    _, _, overrides = config.arguments(["recipe.yaml", *options])
+    with pytest.raises(InputError, match=f"^command line: {key} is given twice$"):
+        config.read_overrides(overrides)
+
+
 # Variants
 
 
