@@ -422,6 +422,7 @@ def _finish(brain, hparams):
         "params": sum(p.numel() for p in brain.modules.parameters()),
         "train_seconds": seconds,
         "epochs": epochs,
+        "peak_memory_bytes": brain.peak_memory(),
         "seed": hparams["seed"],
         "skipped_steps": brain.skipped_steps,
         "unread_utterances": brain.unread,

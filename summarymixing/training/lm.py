@@ -301,6 +301,7 @@ def _finish(brain, hparams):
         "params": sum(p.numel() for p in module.parameters()),
         "train_seconds": seconds,
         "epochs": epochs,
+        "peak_memory_bytes": brain.peak_memory(),
         "seed": hparams["seed"],
         "skipped_steps": brain.skipped_steps,
         "device": str(brain.device),

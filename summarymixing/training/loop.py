@@ -18,6 +18,7 @@ from summarymixing.training import curves, data
 from summarymixing.training.batches import Batches
 from summarymixing.training.checkpoints import AVERAGED_BY, load_average
 from summarymixing.training.preemption import Preemption
+from summarymixing.training.results import peak_memory_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -101,6 +102,7 @@ class TrainingBrain(sb.Brain):
         self._train_loss = None
         self._started = None
         self._seconds_before = 0.0
+        self._peak_before = 0
 
     def _check(self):
         """What would otherwise fail at the end of a training, or of an epoch."""
@@ -166,6 +168,7 @@ class TrainingBrain(sb.Brain):
             self._seconds_before = before.meta.get("seconds", 0.0)
             self.skipped_steps = before.meta.get("skipped_steps", 0)
             self.unread = before.meta.get("unread", 0)
+            self._peak_before = before.meta.get("peak_memory_bytes", 0)
         if self._optimizer_step_limit_exceeded and self.step == 0:
             # SpeechBrain would begin another epoch and find that it has nothing to do.
             self.hparams.epoch_counter.current = self.hparams.epoch_counter.limit
@@ -311,7 +314,7 @@ class TrainingBrain(sb.Brain):
     def _save_checkpoint(self, meta, end_of_epoch):
         metric, count = self.hparams.avg_metric, self.hparams.avg_checkpoints
         meta |= {"seconds": self._seconds(), "unread": self.unread}
-        meta["skipped_steps"] = self.skipped_steps
+        meta |= {"skipped_steps": self.skipped_steps, "peak_memory_bytes": self.peak_memory()}
         self.checkpointer.save_and_keep(metric, count, meta, end_of_epoch)
 
     def _seconds(self):
@@ -410,6 +413,10 @@ class TrainingBrain(sb.Brain):
         """Epochs, and seconds of training and validating, in all runs of this experiment."""
         rows = self._curve()
         return (rows[-1]["epoch"], rows[-1]["seconds"]) if rows else (0, 0.0)
+
+    def peak_memory(self):
+        """In bytes, of all runs of this experiment; see `results.peak_memory_bytes`."""
+        return max(self._peak_before, peak_memory_bytes())
 
     # Evaluation
 

@@ -17,7 +17,7 @@ from summarymixing.decoding import CTCPrefixBeamSearch
 from summarymixing.decoding.ngram import NGram
 from summarymixing.inference import load
 from summarymixing.ops import dropout
-from summarymixing.training import experiment
+from summarymixing.training import experiment, loop
 from summarymixing.training.batches import Batches
 from summarymixing.training.seq2seq import CTCAttentionBrain
 
@@ -152,15 +152,19 @@ def test_the_best_checkpoints_are_averaged(corpus, tiny, tmp_path, monkeypatch):
         torch.testing.assert_close(tensor, (first[name] + second[name]) / 2)
 
 
-def test_interrupted_run_ends_like_an_uninterrupted_one(corpus, tiny, tmp_path):
-    """Stopped between epochs, training goes on to the same weights, random draws included."""
+def test_interrupted_run_ends_like_an_uninterrupted_one(corpus, tiny, tmp_path, monkeypatch):
+    """Stopped between epochs, training goes on to the same weights, random draws included.
+
+    What it took is that of both runs.
+    """
     options = {"lr": 0.01, "warmup_steps": 2, "avg_checkpoints": 1, "batch_seconds": 8}
     options |= {"number_of_epochs": 2, "dropout": 0.2}
     run(tiny(corpus, tmp_path / "whole", **options))
     parts = tiny(corpus, tmp_path / "parts", **options)
-    with pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as first, pytest.raises(KeyboardInterrupt):
+        first.setattr(loop, "peak_memory_bytes", lambda: 10**15)
         experiment.run(StoppedAfterFirstEpoch, parts)
-    run(parts)
+    assert run(parts)["peak_memory_bytes"] == 10**15
     for name in ("model", "optimizer"):
         ours, theirs = (
             torch.load(max((tmp_path / part / "save").glob("CKPT*")) / f"{name}.ckpt")
