@@ -63,6 +63,9 @@ def measure(recogniser, rows):
     found, utterances = {name: [] for name in (*MEASURES, "frames")}, []
     for row in tqdm(rows, unit="utterance", file=sys.stderr, leave=False):
         maps = attention_maps(recogniser, manifests.read_audio(row, recogniser.sample_rate))
+        if len({len(of_layer) for of_layer in maps.values()}) > 1:
+            counts = ", ".join(str(len(of_layer)) for of_layer in maps.values())
+            raise InputError(f"layers with unequal numbers of heads: {counts}")
         layers, maps = list(maps), torch.stack(list(maps.values()))
         frames = maps.shape[-1]
         if frames < 2:  # one frame is an average of itself
@@ -214,6 +217,10 @@ def main(argv=None):
     with said_in_one_line():
         if arguments.utterances < 1:
             raise InputError(f"--utterances must be at least 1, got {arguments.utterances}")
+        for name in ("json", "plot"):
+            path = getattr(arguments, name)
+            if path is not None and (path.is_dir() or not path.absolute().parent.is_dir()):
+                raise InputError(f"--{name}={path}: a file in a folder that is there is expected")
         recogniser = load(arguments.model, arguments.device)
         if arguments.untrained:
             torch.manual_seed(0)

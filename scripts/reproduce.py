@@ -37,6 +37,7 @@ ROOT = Path(os.path.relpath(Path(__file__).resolve().parents[1]))
 TABLES = ROOT / "hparams" / "tables"
 # Options of each training that this command gives, and by which of its own.
 GIVEN_BY = {"--seed": "--seeds", "--output_folder": "--out"}
+NOT_A_TRAINING = ("--dry_run", "--test_only")
 WAIT = 0.5  # seconds between looks at what is running
 
 
@@ -230,16 +231,37 @@ def _why(status, log, start):
     return f"{how}, after: {lines[-1]}" if lines else f"{how}, without a word"
 
 
+class Once(argparse.Action):
+    """Of an option that is given twice one would be lost."""
+
+    def __call__(self, parser, namespace, value, option=None):
+        if getattr(namespace, self.dest) is not self.default:
+            parser.error(f"{option} is given twice")
+        setattr(namespace, self.dest, value)
+
+
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("table")
-    parser.add_argument("--data_folder", help="of the corpus; required but for --collect")
-    parser.add_argument("--out", type=Path, help="default: results/reproduce/TABLE")
-    parser.add_argument("--seeds", type=int, nargs="+", help="to train, in place of the table's")
-    parser.add_argument("--rows", nargs="+", metavar="NAME", help="train only these rows")
-    parser.add_argument("--gpus", type=int, default=1, help="of each training, through torchrun")
     parser.add_argument(
-        "--jobs", type=int, default=1, help="trainings at the same time, on GPUs of their own"
+        "--data_folder", action=Once, help="of the corpus; required but for --collect"
+    )
+    parser.add_argument("--out", type=Path, action=Once, help="default: results/reproduce/TABLE")
+    parser.add_argument(
+        "--seeds", type=int, nargs="+", action="extend", help="to train, in place of the table's"
+    )
+    parser.add_argument(
+        "--rows", nargs="+", action="extend", metavar="NAME", help="train only these rows"
+    )
+    parser.add_argument(
+        "--gpus", type=int, default=1, action=Once, help="of each training, through torchrun"
+    )
+    parser.add_argument(
+        "--jobs",
+        type=int,
+        default=1,
+        action=Once,
+        help="trainings at the same time, on GPUs of their own",
     )
     only = parser.add_mutually_exclusive_group()
     only.add_argument("--collect", action="store_true", help="only make the table of what is done")
@@ -258,6 +280,8 @@ def main(argv=None):
             raise InputError(f"{options[0]}: one table at a time, and options as --key=value")
         given = [option.partition("=")[0] for option in options if option.startswith("--")]
         for option in given:
+            if option in NOT_A_TRAINING:
+                raise InputError(f"{option} is for one training: --commands prints them")
             if given.count(option) > 1:
                 raise InputError(f"{option} is given twice")
         for option, ours in GIVEN_BY.items():
@@ -266,6 +290,10 @@ def main(argv=None):
         for key in itertools.chain(*table["decode"].values()):
             if f"--{key}" in given:
                 raise InputError(f"--{key} is what the tests of this table differ in: leave it out")
+        for option in given:
+            values = [row["options"].get(option.removeprefix("--")) for row in table["rows"]]
+            if any(value != values[0] for value in values):
+                raise InputError(f"{option} is what the rows of this table differ in: leave it out")
         names = [row["name"] for row in table["rows"]]
         for name in arguments.rows or ():
             if name not in names:

@@ -23,15 +23,22 @@ def main(argv=None):
         "model", metavar="MODEL", help="output folder of a training, or a package of it"
     )
     parser.add_argument("out", metavar="OUT", help="the folder to make")
-    parser.add_argument("--attention_type", default="SummaryMixing")
+    parser.add_argument(
+        "--attention_type", nargs="+", default=["SummaryMixing"], help="several: in turn"
+    )
     parser.add_argument("--mode", default="SummaryMixing", help="of the cell")
-    parser.add_argument("--encoder_nhead", type=int, default=1, help="heads of the mixer")
+    parser.add_argument(
+        "--encoder_nhead", type=int, nargs="+", default=[1], help="heads of the mixer, or of each"
+    )
     for name in ("local_proj_hid_dim", "summary_hid_dim"):
         parser.add_argument(f"--{name}", type=int, nargs="+", help="hidden widths of the cell")
     for name in ("local_proj_out_dim", "summary_out_dim"):
         parser.add_argument(f"--{name}", type=int, help="of the cell; its default is d_model")
     parser.add_argument("--force", action="store_true", help="replace what this made of OUT before")
     arguments = vars(parser.parse_args(argv))
+    for name in ("attention_type", "encoder_nhead"):
+        if len(arguments[name]) == 1:
+            (arguments[name],) = arguments[name]
     model, out, force = (arguments.pop(name) for name in ("model", "out", "force"))
     with said_in_one_line():
         if os.path.realpath(out) == os.path.realpath(model):

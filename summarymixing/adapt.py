@@ -299,7 +299,10 @@ def swap_mixer(pretrained, folder, force=False, **arguments):
         (partial / _SAVE).mkdir()
         path = partial / _HYPERPARAMS
         write_whole(path, tree.to_yaml(content))
-        built = config.load(str(path))["model"]["modules"]
+        try:
+            built = config.load(str(path))["model"]["modules"]
+        except InputError as error:
+            raise InputError(str(error).removeprefix(f"{path}: ")) from error
         new = _copy_all_but_mixers(recogniser.modules, built)
         finetune.save_initial(partial / _SAVE, built)
         write_whole(partial / _TOKENIZER, recogniser.tokenizer.serialized_model_proto())

@@ -541,6 +541,8 @@ def _traceable():
         (torch.Tensor, "unflatten", _unflatten),
         (attention, "_rope_rotate", _rope_rotate),
         (mixers, "make_transformer_src_mask", _chunk_mask),
+        # It would print the whole graph before the one line that is said of an error.
+        (torch._C, "_jit_onnx_log", lambda *parts: None),
     )
     before = [getattr(owner, name) for owner, name, _ in places]
     for owner, name, function in places:

@@ -287,7 +287,9 @@ def test_what_cannot_be_swapped(attentive, load_script, tmp_path, capsys):
         (line,) = capsys.readouterr().err.splitlines()
         return line
 
-    assert "attention_type must be one of" in refused(folder, out, "--attention_type=many")
+    line = refused(folder, out, "--attention_type=many")
+    assert line.startswith("error: ") and "attention_type must be one of" in line
+    assert ".swap" not in line and str(out) not in line
     assert not out.exists()
     assert "nhead must divide" in refused(folder, out, "--encoder_nhead=3")
     assert "no such folder" in refused(tmp_path / "gone", out)
@@ -304,6 +306,11 @@ def test_what_cannot_be_swapped(attentive, load_script, tmp_path, capsys):
     (out / "notes.txt").write_text("mine")
     assert "notes.txt, not of the model" in refused(folder, out, "--force")
     (out / "notes.txt").unlink()
+    main([str(folder), str(out), "--force", "--attention_type", "SummaryMixing", "RoPEMHA"])
+    assert adapt.read(out).modules["Transformer"]["arguments"]["attention_type"] == [
+        "SummaryMixing",
+        "RoPEMHA",
+    ]
     main([str(folder), str(out), "--force", "--mode=SummaryMixing-lite"])
     assert "SummaryMixing-lite" in (out / "hyperparams.yaml").read_text()
     assert [path.name for path in tmp_path.iterdir()] == ["out"]

@@ -69,7 +69,8 @@ def reproduce(tmp_path, load_script, capsys, monkeypatch):
         (tmp_path / "stub.yaml").write_text(json.dumps(table | changes))  # which is YAML, too
         script = str(ROOT / "scripts" / "reproduce.py")
         table_path = str(tmp_path / "stub.yaml")
-        return [sys.executable, script, table_path, f"--out={tmp_path}/out", *options]
+        out = [] if any(o.startswith("--out=") for o in options) else [f"--out={tmp_path}/out"]
+        return [sys.executable, script, table_path, *out, *options]
 
     script = load_script("reproduce")
     monkeypatch.setattr(script, "WAIT", 0.05)
@@ -348,6 +349,11 @@ def test_no_folder_for_results(reproduce, tmp_path):
         (["--data_folder=x", "--seed=7"], "--seed is of each training: give --seeds"),
         (["--data_folder=x", "--output_folder", "y"], "--output_folder is of each training: give"),
         (["--data_folder=x", "--lr=1", "--lr", "2"], "--lr is given twice"),
+        (["--data_folder=x", "--data_folder=y"], "--data_folder is given twice"),
+        (["--data_folder=x", "--jobs=2", "--jobs", "3"], "--jobs is given twice"),
+        (["--data_folder=x", "--width=5"], "--width is what the rows of this table differ in"),
+        (["--data_folder=x", "--dry_run"], "--dry_run is for one training: --commands prints them"),
+        (["--data_folder=x", "--test_only"], "--test_only is for one training"),
         (
             ["--data_folder=x", "--test_chunk_size=8"],
             "--test_chunk_size is what the tests of this table differ in",
@@ -365,6 +371,15 @@ def test_mistakes(reproduce, tmp_path, monkeypatch, options, message):
     status, _, err = reproduce(*options)
     assert status == 2
     assert message in err.splitlines()[-1]
+
+
+def test_lists_may_be_given_in_parts(reproduce, tmp_path):
+    options = ["--rows", "of 2", "--rows=of 5", "--seeds=3", "--seeds", "4", "--commands"]
+    lines = reproduce(f"--data_folder={tmp_path}", *options)[1].splitlines()
+    wanted = [(width, seed) for seed in (3, 4) for width in (2, 5)]
+    assert len(lines) == 4
+    for line, (width, seed) in zip(lines, wanted):
+        assert f"--width={width}" in line and f"--seed={seed}" in line
 
 
 def test_a_corpus_may_be_one_table(reproduce, tmp_path):

@@ -45,9 +45,12 @@ def corpus_folder(data_folder, corpus, folders, inner=None):
     for name in folders:
         if not (folder / name).is_dir():
             parent = (folder / name).parent
-            found = manifests.some(entry.name for entry in parent.glob("*") if entry.is_dir())
+            found = [entry.name for entry in parent.glob("*")]
+            packed = any(entry.endswith((".tar.gz", ".tgz", ".tar", ".zip")) for entry in found)
             raise InputError(
-                f"{folder}: {corpus} has a folder {name}, which is not there; found {found}"
+                f"{folder}: {corpus} has a folder {name}, which is not there; found "
+                + manifests.some(found)
+                + ("; archives have to be unpacked" if packed else "")
             )
     return folder
 

@@ -7,6 +7,7 @@ others); the first line of both names the columns. ``.jsonl`` has a JSON object 
 
 import csv
 import json
+import logging
 import os
 from functools import partial
 from pathlib import Path
@@ -14,6 +15,8 @@ from pathlib import Path
 from summarymixing.dataio import manifests
 from summarymixing.errors import InputError
 from summarymixing.files import write_whole
+
+logger = logging.getLogger(__name__)
 
 _TABLES = (".csv", ".tsv", ".jsonl")
 _NEEDED = ("audio", "text")
@@ -325,6 +328,12 @@ def _by_split(path, rows, splits, column):
         if split not in found:
             names = manifests.some(str(name) for name in found)
             raise InputError(f"{path}: the column {column} has no {split}; found {names}")
+    others = [f"{len(found[name])} of {name!r}" for name in found if name not in splits]
+    if others:
+        logger.warning(
+            "%s: rows that the column %s puts into no split that is used: %s",
+            *(path, column, manifests.some(others)),
+        )
     return found
 
 

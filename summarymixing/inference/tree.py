@@ -114,17 +114,14 @@ def _check_mixers(name, arguments):
         given = inspect.signature(found).bind_partial(*args, **kwargs).arguments
     except TypeError:  # it will say itself what it does not take
         return
-    for kind in _leaves(given.get("attention_type", [])):
-        if kind not in (*MIXERS, "builtins.tuple"):
+    match given.get("attention_type", "none"):
+        case list(kinds) | {"class": "builtins.tuple", "arguments": [list(kinds)]}:
+            pass
+        case kind:
+            kinds = [kind]
+    for kind in kinds:
+        if not (isinstance(kind, str) and kind in MIXERS):
             raise InputError(f"attention_type: {kind} is nothing that a package may build")
-
-
-def _leaves(tree):
-    if isinstance(tree, (list, dict)):
-        for item in tree.values() if isinstance(tree, dict) else tree:
-            yield from _leaves(item)
-    else:
-        yield tree
 
 
 def _built(tree, folder):

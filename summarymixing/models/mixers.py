@@ -160,7 +160,7 @@ MIXERS = {
 
 def has_chunks(mixer):
     """Whether a mixer can work chunk by chunk."""
-    return hasattr(mixer, "stream")
+    return hasattr(mixer, "stream") and hasattr(mixer, "initial_state")
 
 
 def with_chunks():
@@ -223,7 +223,7 @@ def _own(name):
     module, _, kind = name.rpartition(".")
     try:
         found = getattr(importlib.import_module(module), kind)
-    except Exception as error:  # its code may raise anything
+    except (Exception, SystemExit) as error:  # its code may do anything
         missing = isinstance(error, ModuleNotFoundError)
         hint = "; is its folder on PYTHONPATH?" if missing else ""
         raise InputError(
@@ -238,13 +238,12 @@ def _own(name):
             f"got {positions!r}"
         )
     signature = inspect.signature(found)
+    # torch's, of a class that has no other, only seems to take them all.
+    named = {} if found.__init__ is nn.Module.__init__ else signature.parameters
+    takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in named.values())
 
     def make(**arguments):
-        parameters = signature.parameters.values()
-        if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
-            given = {key: arguments[key] for key in arguments if key in signature.parameters}
-        else:
-            given = arguments
+        given = {key: arguments[key] for key in arguments if takes_all or key in named}
         try:
             signature.bind(**given)
         except TypeError as error:

@@ -64,7 +64,7 @@ class TransformerASR(host.TransformerASR):
         SummaryMixing, RoPEMHA] has attention in every fourth.
     encoder_nhead : int or list of int, optional
         Heads of the mixer; those of the decoder's attention (`nhead`) when left out. A list goes
-        with one of mixers: [1, 1, 1, 8].
+        with one of mixers: [1, 1, 1, 8]. Without a decoder `nhead` may be that list.
     local_proj_hid_dim, local_proj_out_dim, summary_hid_dim, summary_out_dim, mode, summaries
         Of the `SummaryMixing` cell; widths default to d_model.
     max_length : int
@@ -133,6 +133,8 @@ class TransformerASR(host.TransformerASR):
                 f"encoder_module must be one of {', '.join(ENCODERS)}, got {encoder_module!r}"
             )
         encoder_nhead = nhead if encoder_nhead is None else encoder_nhead
+        if not num_decoder_layers:
+            nhead = 1  # of no attention
         mixers = _in_turn(attention_type, encoder_nhead)
         kinds = {kind for kind, _ in mixers}
         if decoder_mixer not in DECODER_MIXERS:
@@ -291,7 +293,7 @@ class TransformerASR(host.TransformerASR):
         elif self.attention_type == "regularMHA":
             src = src + self.positional_encoding(src)
         if dynchunktrain_config is not None:
-            self._check_chunks(dynchunktrain_config)
+            self.check_chunks(dynchunktrain_config)
             mask = dynchunktrain_config
         else:
             mask = get_lookahead_mask(src) if self.causal else None
@@ -318,7 +320,7 @@ class TransformerASR(host.TransformerASR):
         -------
         summarymixing.models.streaming.StreamingContext
         """
-        self._check_chunks(dynchunktrain_config)
+        self.check_chunks(dynchunktrain_config)
         return self.encoder.make_streaming_context(dynchunktrain_config, batch_size)
 
     def encode_streaming(self, src, context, lengths=None):
@@ -373,7 +375,8 @@ class TransformerASR(host.TransformerASR):
             return None
         return padding_mask(absolute_lengths(lengths, frames.shape[1]), frames.shape[1])
 
-    def _check_chunks(self, chunks):
+    def check_chunks(self, chunks):
+        """Raises InputError unless this encoder can work in chunks of a `DynChunkTrainConfig`."""
         check_chunks(chunks)
         if not isinstance(self.encoder, StreamingEncoder) or not all(
             has_chunks(layer.mha_layer) for layer in self.encoder.layers
@@ -381,8 +384,8 @@ class TransformerASR(host.TransformerASR):
             encoders = [name for name in ENCODERS if issubclass(ENCODERS[name], StreamingEncoder)]
             raise InputError(
                 f"chunks are for encoder_module {' or '.join(encoders)} with "
-                f"attention_type {', '.join(with_chunks())}; this is {self.encoder_module} with "
-                f"{self.mixer}"
+                f"attention_type {', '.join(with_chunks())} or a class with stream and "
+                f"initial_state; this is {self.encoder_module} with {self.mixer}"
             )
         if self.causal:
             raise InputError("chunks need an encoder with causal: False")

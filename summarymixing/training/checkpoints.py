@@ -18,7 +18,7 @@ from speechbrain.utils.distributed import ddp_barrier
 from torch import nn
 
 from summarymixing import files
-from summarymixing.errors import InputError
+from summarymixing.errors import InputError, one_line
 
 logger = logging.getLogger(__name__)
 
@@ -127,8 +127,21 @@ class WholeCheckpointer(Checkpointer):
             shutil.rmtree(folder)
 
     def recover_if_possible(self, *args, **kwargs):
-        """As SpeechBrain's."""
-        self.recovered = super().recover_if_possible(*args, **kwargs)
+        """As SpeechBrain's.
+
+        Raises
+        ------
+        InputError
+            If it is of another model.
+        """
+        try:
+            self.recovered = super().recover_if_possible(*args, **kwargs)
+        except RuntimeError as error:
+            if "state_dict" not in str(error):
+                raise
+            raise InputError(
+                f"{self.checkpoints_dir}: a checkpoint is of another model: {one_line(error)}"
+            ) from error
         return self.recovered
 
     def find_checkpoint(self, *args, **kwargs):

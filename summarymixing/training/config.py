@@ -280,6 +280,7 @@ def _that_set(path, key):
 
 def _plain(file):
     """The values of a variant's file."""
+    _compose(file)  # raises for what is no mapping
     with open(file, encoding="utf-8") as stream:
         try:
             values = ruamel.yaml.YAML(typ="safe", pure=True).load(stream)
@@ -355,7 +356,7 @@ def _compose(path):
             node = ruamel.yaml.YAML().compose(file)
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}; give the YAML file of a recipe") from error
-    except ruamel.yaml.error.YAMLError as error:
+    except (ruamel.yaml.error.YAMLError, ValueError) as error:
         raise InputError(f"{path}: {_explain(error)}") from error
     if not isinstance(node, ruamel.yaml.nodes.MappingNode):
         raise InputError(f"{path}: not a YAML mapping of hyperparameters")

@@ -16,6 +16,10 @@ from speechbrain.utils.distributed import (
     if_main_process,
     run_on_main,
 )
+from speechbrain.utils.dynamic_chunk_training import (
+    DynChunkTrainConfig,
+    DynChunkTrainConfigRandomSampler,
+)
 
 from summarymixing.dataio import tokenizer as tokenizers
 from summarymixing.dataio.manifests import read
@@ -267,12 +271,29 @@ def check(brain_class, path, hparams):
             )
     required = [*REQUIRED, *brain_class.required]
     config.check_complete(path, hparams, required, [*OPTIONAL, *brain_class.optional])
+    _check_chunks(hparams, modules)
     for name in ("valid_search", "test_search"):
         hparams[name] = as_search(hparams[name], modules)
         file = getattr(hparams[name], "ngram_file", None)
         made = hparams.get("ngram_order") and _ngram_file(hparams)
         if file is not None and file != made and not os.path.isfile(file):
             raise InputError(f"{name}: ngram_file={file}: there is no such file")
+
+
+def _check_chunks(hparams, modules):
+    """Before a large corpus is prepared for a model that has no chunks."""
+    sampler = hparams.get("dynchunktrain_config_sampler")
+    if not isinstance(sampler, DynChunkTrainConfigRandomSampler):
+        return
+    check_chunks = modules["Transformer"].check_chunks
+    for chunks in (sampler.valid_config, sampler.test_config):
+        if chunks is not None:
+            check_chunks(chunks)
+    if sampler.chunkwise_prob > 0:
+        try:
+            check_chunks(DynChunkTrainConfig(sampler.chunk_size_min))
+        except InputError as error:
+            raise InputError(f"{error}; --chunkwise_prob=0.0 trains on whole utterances") from None
 
 
 def check_numbers(hparams):

@@ -53,6 +53,10 @@ def _is_integer(value):
     return _is_number(value) and isinstance(value, int)
 
 
+def _is_line(value):
+    return _is_text(value) and "\n" not in value
+
+
 def _is_mapping(value, holds=lambda value: True):
     return isinstance(value, dict) and all(map(_is_text, value)) and all(map(holds, value.values()))
 
@@ -63,18 +67,21 @@ def _is_list(value, holds=lambda value: True):
 
 # What the values of a table's and a row's keys have to be.
 _KINDS = {
-    "title": ("text", _is_text),
+    "title": ("a line of text", _is_line),
     "note": ("text", _is_text),
     "script": ("text", _is_text),
     "recipe": ("text", _is_text),
     "options": ("keys and values", _is_mapping),
     "metric": ("wer or cer", lambda value: value in ("wer", "cer")),
-    "tests": ("names and titles", lambda value: value != {} and _is_mapping(value, _is_text)),
+    "tests": ("names and titles", lambda value: value != {} and _is_mapping(value, _is_line)),
     "decode": ("endings of names and their options", lambda v: _is_mapping(v, _is_mapping)),
     "seeds": ("a list of integers", lambda value: _is_list(value, _is_integer)),
     "rows": ("a list of rows", _is_list),
     # Also the name of a folder.
-    "name": ("a line of text", lambda v: _is_text(v) and "\n" not in v and _as_folder(v) != ""),
+    "name": (
+        "a line of at most 200 characters",
+        lambda value: _is_line(value) and len(value.encode()) <= 200 and _as_folder(value) != "",
+    ),
     "published": ("tests and numbers", lambda value: _is_mapping(value, _is_number)),
 }
 _EXPLAINED = (

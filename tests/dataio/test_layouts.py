@@ -42,6 +42,17 @@ def test_the_outer_folder_goes_first(tmp_path):
     assert corpus_folder(tmp_path, "AN4", ["wav"], inner="corpus") == tmp_path
 
 
+def test_archives_have_to_be_unpacked(tmp_path):
+    (tmp_path / "wav").mkdir()
+    (tmp_path / "readme.txt").touch()
+    with pytest.raises(InputError, match="a folder etc, .* not there; found readme.txt, wav$"):
+        corpus_folder(tmp_path, "AN4", ["etc"])
+    (tmp_path / "wav" / "S0002.tar.gz").touch()
+    expected = "a folder wav/train, .* found S0002.tar.gz; archives have to be unpacked$"
+    with pytest.raises(InputError, match=expected):
+        corpus_folder(tmp_path, "AISHELL", ["wav/train"])
+
+
 def test_languages_that_are_not_there(tmp_path):
     (tmp_path / "music").mkdir()
     with pytest.raises(InputError) as caught:

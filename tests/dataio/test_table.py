@@ -69,11 +69,12 @@ ALL_COLUMNS = {"id_column": "utt", "speaker_column": "who", "duration_column": "
 
 
 @pytest.mark.parametrize("one", [False, True])
-def test_manifests(audio, tmp_path, suffix, one):
+def test_manifests(audio, tmp_path, suffix, one, caplog):
     if one:
         path = tmp_path / "tables" / f"all{suffix}"
         rows = [row for split in ("train", "dev", "test", "else") for row in rows_of(split)]
         paths = prepare(write_table(path, rows), tmp_path, split_column="set", **ALL_COLUMNS)
+        assert "set puts into no split that is used: 3 of 'else'" in caplog.text
     else:
         for split in ("train", "dev", "test"):
             write_table(tmp_path / "tables" / f"{split}{suffix}", rows_of(split))

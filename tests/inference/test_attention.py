@@ -166,6 +166,17 @@ def test_entropy_of_averages_grows_with_log_t(load_script):
 @pytest.mark.parametrize(
     "changes, options, message",
     (
+        (
+            {
+                "attention_type": ["RoPEMHA", "RoPEMHA"],
+                "encoder_nhead": [1, 2],
+                "num_encoder_layers": 2,
+            },
+            [],
+            "layers with unequal numbers of heads: 1, 2",
+        ),
+        ({"attention_type": "RoPEMHA"}, ["--plot=/"], "--plot=/: a file in a folder"),
+        ({"attention_type": "RoPEMHA"}, ["--json=/none/a.json"], "--json=/none/a.json: a file in"),
         ({}, [], "no layer of the encoder has attention"),
         ({"attention_type": "RoPEMHA"}, ["--utterances=0"], "--utterances must be at least 1"),
     ),

@@ -223,3 +223,16 @@ def test_bad_input(make_recogniser, tmp_path):
         load_exported(tmp_path / "nowhere")
     with pytest.raises(InputError, match="wanted: exported model of scripts/export.py"):
         load_exported(tmp_path / "precious")
+
+
+def test_what_cannot_be_traced_is_one_line(tmp_path, capfd):
+    """Without the graph, which torch would print."""
+
+    class Transposed(torch.nn.Module):
+        def forward(self, x):
+            return x.mT
+
+    names = {"x": {}}, {"y": {}}
+    with pytest.raises(InputError, match="^the whole graph of this model cannot be exported: Unsu"):
+        module._trace(tmp_path / "whole.onnx", Transposed(), (torch.rand(1, 2, 3),), *names)
+    assert not [part for part in capfd.readouterr() if "graph" in part]

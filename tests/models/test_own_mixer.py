@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from speechbrain.utils.dynamic_chunk_training import DynChunkTrainConfig
 
 from summarymixing.errors import InputError
 from summarymixing.inference import load, tree
@@ -37,6 +38,9 @@ class Relative(RelPosMHAXL):
 class Widths(torch.nn.Module):
     def __init__(self, d_model, depth): ...
 
+class Half(torch.nn.Module):
+    def stream(self, x, chunks, state, padding=None): ...
+
 class Lost(torch.nn.Module):
     positions = "sinusoids"
 
@@ -49,6 +53,7 @@ SIZE = {"d_model": 16, "nhead": 4, "d_ffn": 24, "dropout": 0.1}
 def on_path(tmp_path, monkeypatch):
     (tmp_path / "own_mixers.py").write_text(FILE)
     (tmp_path / "broken_mixers.py").write_text("1 / 0")
+    (tmp_path / "ended_mixers.py").write_text("raise SystemExit('bye')")
     monkeypatch.syspath_prepend(str(tmp_path))
     yield
     sys.modules.pop("own_mixers", None)
@@ -70,6 +75,12 @@ def test_layers_in_turn(make_model, on_path):
         make_model("conformer", ["own_mixers.Rotary", "own_mixers.Relative"])
 
 
+def test_half_a_stream_is_none(on_path, make_model):
+    model = make_model("conformer", "own_mixers.Half")
+    with pytest.raises(InputError, match="or a class with stream and initial_state; this is conf"):
+        model.check_chunks(DynChunkTrainConfig(4, 1))
+
+
 def test_it_is_given_what_it_names(on_path):
     mixer = make_mixer("own_mixers.Relative", **SIZE, mode="SummaryMixing-lite")
     assert mixer.others == {"d_ffn": 24, "dropout": 0.1, "mode": "SummaryMixing-lite"}
@@ -81,6 +92,7 @@ def test_it_is_given_what_it_names(on_path):
         ("no_mixers.Rotary", "Rotary cannot be imported: No module named 'no_mixers'; is"),
         ("own_mixers.Rotatory", "Rotatory cannot be imported: .*no attribute 'Rotatory'$"),
         ("broken_mixers.Rotary", "broken_mixers.Rotary cannot be imported: division by zero$"),
+        ("ended_mixers.Rotary", "ended_mixers.Rotary cannot be imported: bye$"),
         (".Rotary", ".Rotary cannot be imported"),
         ("own_mixers.", "own_mixers. cannot be imported"),
         ("own_mixers.function", "own_mixers.function is no torch.nn.Module"),
@@ -101,6 +113,11 @@ def test_what_is_wrong_is_said(name, line, on_path):
         "own_mixers.Rotary",
         ["none", "own_mixers.Rotary"],
         {"class": "builtins.tuple", "arguments": [["own_mixers.Rotary"]]},
+        # A tuple of a dictionary is one of its keys.
+        {"class": "builtins.tuple", "arguments": [{"own_mixers.Rotary": "none", "none": "none"}]},
+        {"class": "builtins.tuple", "arguments": [[["own_mixers.Rotary"]]]},
+        [{"class": "builtins.tuple", "arguments": ["own_mixers.Rotary"]}],
+        {"own_mixers.Rotary": "none"},
     ),
 )
 @pytest.mark.parametrize("by_name", (True, False))
@@ -117,7 +134,7 @@ def test_a_package_does_not_import_it(kinds, by_name, on_path):
         "arguments": arguments,
     }
     for refuses in (tree.build, tree.check, tree.allowed):
-        with pytest.raises(InputError, match="own_mixers.Rotary is nothing that a package may"):
+        with pytest.raises(InputError, match="own_mixers.Rotary.* is nothing that a package may"):
             refuses({"Transformer": node})
     assert "own_mixers" not in sys.modules
 

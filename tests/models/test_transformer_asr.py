@@ -179,6 +179,18 @@ def test_mixers_in_turn_on_the_meta_device():
     assert not any(isinstance(m, HeadwiseLinear) for m in model.decoder.modules())
 
 
+def test_heads_in_turn_without_a_decoder():
+    """As hparams/transducer.yaml has it, which hands the encoder's heads on as `nhead`."""
+    with torch.device("meta"):
+        model = TransformerASR(
+            5, 8, d_model=16, nhead=[1, 8], num_encoder_layers=2, num_decoder_layers=0, d_ffn=16,
+            encoder_module="conformer", attention_type=["SummaryMixing", "RoPEMHA"],
+        )  # fmt: skip
+    assert model.encoder.layers[1].mha_layer.num_heads == 8
+    with pytest.raises(InputError, match=r"nhead must be .*\[1, 8\]"):
+        TransformerASR(5, 8, d_model=16, nhead=[1, 8], encoder_nhead=1, num_decoder_layers=1)
+
+
 def test_widths_of_the_cell(make_model):
     def widths(network):
         return [(layer.in_features, layer.out_features) for layer in network[::2]]

@@ -108,6 +108,7 @@ def test_every_recipe_has_a_row():
     recipes = {str(path.relative_to(ROOT)) for path in ROOT.glob("recipes/**/hparams/*.yaml")}
     assert {row["Hparam_file"] for row in ROWS} == recipes
     scripts = {str(path.relative_to(ROOT)) for path in ROOT.glob("recipes/**/train*.py")}
+    # Whose recipes are filled in from a trained model: tests/test_adapt.py trains them.
     assert {row["Script_file"] for row in ROWS} == scripts - {"recipes/FineTune/train.py"}
 
 

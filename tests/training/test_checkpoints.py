@@ -104,6 +104,14 @@ def test_nothing_good_is_left(saver, model):
     assert saver.recover_if_possible() is None
 
 
+def test_a_checkpoint_of_another_model(saver, model, tmp_path):
+    save(saver, model, 1.0)
+    other = WholeCheckpointer(tmp_path, {"model": nn.Linear(3, 5)})
+    with pytest.raises(InputError, match="of another model: .*size mismatch for weight") as found:
+        other.recover_if_possible()
+    assert "\n" not in str(found.value)
+
+
 def test_checkpoints_without_checksums_are_believed(saver, model):
     path = save(saver, model, 1.0)
     (path / CHECKSUMS).unlink()

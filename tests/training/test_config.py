@@ -55,6 +55,19 @@ def test_an_option_given_twice(options, key):
         config.read_overrides(overrides)
 
 
+@pytest.mark.parametrize(
+    ("content", "said"),
+    ((b"", "not a YAML mapping"), (b"# \xe9\nwidth: 1", "UnicodeDecodeError"), (None, "Is a dir")),
+)
+def test_a_variant_that_is_none(grid, content, said):
+    file = grid.parents[1] / "shared" / "none.yaml"
+    file.mkdir() if content is None else file.write_bytes(content)
+    with pytest.raises(InputError, match=f"none.yaml: .*{said}"):
+        config.variants(str(grid), "mixer")
+    with pytest.raises(InputError, match=f"none.yaml: .*{said}"):
+        _sizes(grid, {"variant": "none"})
+
+
 # Variants
 
 

@@ -458,9 +458,10 @@ def test_figure(collected):
         ({"rows": [{"name": "A"}, 7]}, "row 2: keys and values are expected, got 7"),
         ({"rows": []}, r"table: rows must be a list of rows, got \[\]"),
         ({"rows": {"name": "A"}}, "table: rows must be a list of rows, got"),
-        ({"rows": [{"name": 5}]}, "row 5: name must be a line of text, got 5"),
-        ({"rows": [{"name": "a\nb"}]}, "name must be a line of text"),
-        ({"rows": [{"name": ".."}]}, "name must be a line of text"),
+        ({"rows": [{"name": 5}]}, "row 5: name must be a line of at most 200"),
+        ({"rows": [{"name": "a\nb"}]}, "name must be a line of at most"),
+        ({"rows": [{"name": ".."}]}, "name must be a line of at most"),
+        ({"rows": [{"name": "é" * 101}]}, "name must be a line of at most 200 characters"),
         ({"rows": [{"name": "A", "options": [1]}]},
          r"row 'A': options must be keys and values, got \[1\]"),
         ({"rows": [{"name": "A", "options": None}]}, "row 'A': options must be keys and"),
@@ -474,12 +475,13 @@ def test_figure(collected):
         ({"seeds": []}, "table: seeds must be a list of integers"),
         ({"seeds": ["1"]}, "table: seeds must be a list of integers"),
         ({"seeds": [True]}, "table: seeds must be a list of integers"),
-        ({"title": 5}, "table: title must be text, got 5"),
+        ({"title": 5}, "table: title must be a line of text, got 5"),
         ({"note": None}, "table: note must be text, got None"),
         ({"recipe": ["a"]}, "table: recipe must be text"),
         ({"tests": {}}, "table: tests must be names and titles"),
         ({"tests": ["valid"]}, "table: tests must be names and titles"),
         ({"tests": {"valid": 5}}, "table: tests must be names and titles"),
+        ({"tests": {"valid": "a\nb"}}, "table: tests must be names and titles"),
         ({"decode": {"_chunk8": 8}}, "table: decode must be endings of names and their options"),
         ({"tittle": "x"}, "table: no key 'tittle'"),
         ({"metric": "ser"}, "table: metric must be wer or cer, got 'ser'"),
@@ -572,6 +574,8 @@ def test_shipped_rows_train_what_their_names_say(path):
         for part in parts:
             if part.startswith("0."):
                 expected["lr"] = float(part)
+            elif part.endswith(" utterances"):
+                expected["max_batch_utterances"] = int(part.removesuffix(" utterances"))
             elif part.startswith("warm-up "):
                 expected["warmup_steps"] = int(part.removeprefix("warm-up "))
             else:

@@ -237,6 +237,21 @@ def test_weights_that_do_not_go_together(tiny_transducer, tmp_path):
         make_brain(load(command, Linear(27, input_size=12)) | {"ce_weight": 0.5})
 
 
+def test_a_model_without_chunks_is_refused_before_anything_is_prepared(tiny_transducer, tmp_path):
+    def refused(**changes):
+        changes |= {"attention_type": "RelPosMHAXL", "encoder_nhead": 2}
+        with pytest.raises(InputError) as caught:
+            experiment.run(TransducerBrain, tiny_transducer("/none", tmp_path / "run", **changes))
+        return str(caught.value)
+
+    said = refused(chunkwise_prob=0.5)
+    assert said.startswith("chunks are for encoder_module conformer or branchformer with")
+    assert said.endswith("RelPosMHAXL; --chunkwise_prob=0.0 trains on whole utterances")
+    assert refused(chunkwise_prob=0.0, test_chunk_size=4).endswith("with RelPosMHAXL")
+    assert "/none" in refused(chunkwise_prob=0.0)
+    assert not (tmp_path / "run" / "manifests").exists()
+
+
 @pytest.mark.parametrize("attention_type", ["SummaryMixing", "RoPEMHA"])
 def test_experiment_offline_and_chunk_by_chunk(corpus, tiny_transducer, tmp_path, attention_type):
     def command(**changes):
