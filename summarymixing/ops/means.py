@@ -1,5 +1,7 @@
 """Means over time in O(T). Padding never counts, and sums are taken in float32 or wider.
 
+(Those of `decayed_mean` are matrix products: in TF32 where PyTorch is told that a GPU may.)
+
 Every function takes `values` of shape (batch, time, features) and returns means and a state:
 
 * `padding` is a mask of shape (batch, time), True = padding.
