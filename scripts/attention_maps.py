@@ -219,8 +219,8 @@ def main(argv=None):
             raise InputError(f"--utterances must be at least 1, got {arguments.utterances}")
         for name in ("json", "plot"):
             path = getattr(arguments, name)
-            if path is not None and (path.is_dir() or not path.absolute().parent.is_dir()):
-                raise InputError(f"--{name}={path}: a file in a folder that is there is expected")
+            if path is not None and path.is_dir():
+                raise InputError(f"--{name}={path}: a file is expected, and that is a folder")
         recogniser = load(arguments.model, arguments.device)
         if arguments.untrained:
             torch.manual_seed(0)

@@ -235,9 +235,24 @@ class Once(argparse.Action):
     """Of an option that is given twice one would be lost."""
 
     def __call__(self, parser, namespace, value, option=None):
-        if getattr(namespace, self.dest) is not self.default:
+        seen = f"{self.dest} was given"
+        if hasattr(namespace, seen):
             parser.error(f"{option} is given twice")
+        setattr(namespace, seen, True)
         setattr(namespace, self.dest, value)
+
+
+def check_given(given, rows):
+    """Raises InputError for an option in which the rows differ, by their variants as well."""
+    if not given:
+        return
+    from summarymixing.training import config  # imports SpeechBrain, which takes seconds
+
+    values = [config.with_variants(str(ROOT / row["recipe"]), row["options"]) for row in rows]
+    for option in given:
+        of_rows = [of_row.get(option.removeprefix("--")) for of_row in values]
+        if any(value != of_rows[0] for value in of_rows):
+            raise InputError(f"{option} is what the rows of this table differ in: leave it out")
 
 
 def main(argv=None):
@@ -290,10 +305,6 @@ def main(argv=None):
         for key in itertools.chain(*table["decode"].values()):
             if f"--{key}" in given:
                 raise InputError(f"--{key} is what the tests of this table differ in: leave it out")
-        for option in given:
-            values = [row["options"].get(option.removeprefix("--")) for row in table["rows"]]
-            if any(value != values[0] for value in values):
-                raise InputError(f"{option} is what the rows of this table differ in: leave it out")
         names = [row["name"] for row in table["rows"]]
         for name in arguments.rows or ():
             if name not in names:
@@ -302,6 +313,7 @@ def main(argv=None):
         if arguments.data_folder is not None:
             options = [f"--data_folder={arguments.data_folder}", *options]
         runs = tables.runs(table | {"rows": chosen}, ROOT, out, arguments.seeds, options)
+        check_given(given, table["rows"])
         rows = [
             row | {"seeds": arguments.seeds} if arguments.seeds and row in chosen else row
             for row in table["rows"]

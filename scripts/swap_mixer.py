@@ -13,8 +13,12 @@ import argparse
 import os
 from collections import Counter
 
+import ruamel.yaml
+
 from summarymixing import adapt
 from summarymixing.errors import InputError, said_in_one_line
+
+yaml = ruamel.yaml.YAML(typ="safe", pure=True)
 
 
 def main(argv=None):
@@ -24,11 +28,14 @@ def main(argv=None):
     )
     parser.add_argument("out", metavar="OUT", help="the folder to make")
     parser.add_argument(
-        "--attention_type", nargs="+", default=["SummaryMixing"], help="several: in turn"
+        "--attention_type",
+        type=yaml.load,
+        default="SummaryMixing",
+        help="'[SummaryMixing, RoPEMHA]': in turn",
     )
     parser.add_argument("--mode", default="SummaryMixing", help="of the cell")
     parser.add_argument(
-        "--encoder_nhead", type=int, nargs="+", default=[1], help="heads of the mixer, or of each"
+        "--encoder_nhead", type=yaml.load, default=1, help="heads of the mixer; '[1, 8]': of each"
     )
     for name in ("local_proj_hid_dim", "summary_hid_dim"):
         parser.add_argument(f"--{name}", type=int, nargs="+", help="hidden widths of the cell")
@@ -36,9 +43,6 @@ def main(argv=None):
         parser.add_argument(f"--{name}", type=int, help="of the cell; its default is d_model")
     parser.add_argument("--force", action="store_true", help="replace what this made of OUT before")
     arguments = vars(parser.parse_args(argv))
-    for name in ("attention_type", "encoder_nhead"):
-        if len(arguments[name]) == 1:
-            (arguments[name],) = arguments[name]
     model, out, force = (arguments.pop(name) for name in ("model", "out", "force"))
     with said_in_one_line():
         if os.path.realpath(out) == os.path.realpath(model):

@@ -33,6 +33,7 @@ from summarymixing.ops.padding import absolute_lengths
 from summarymixing.scoring import metrics
 from summarymixing.training import config, data, experiment, finetune, results
 from summarymixing.training.checkpoints import recoverable_model
+from summarymixing.training.chunks import RandomChunks
 
 logger = logging.getLogger(__name__)
 
@@ -103,6 +104,11 @@ def read(folder, device="cpu"):
     if loading.is_package(folder):
         parts = loading.read_config(folder)
         arguments = parts.get("training", {}).get("chunks")
+        if arguments is not None:
+            try:
+                RandomChunks(**arguments)  # raises for what is no number: it may come from anywhere
+            except (TypeError, InputError) as error:
+                raise InputError(f"{folder}: the chunks of its training: {error}") from error
         name = "summarymixing.training.chunks.RandomChunks"
         chunks = None if arguments is None else {"class": name, "arguments": arguments}
     else:

@@ -306,7 +306,7 @@ def test_what_cannot_be_swapped(attentive, load_script, tmp_path, capsys):
     (out / "notes.txt").write_text("mine")
     assert "notes.txt, not of the model" in refused(folder, out, "--force")
     (out / "notes.txt").unlink()
-    main([str(folder), str(out), "--force", "--attention_type", "SummaryMixing", "RoPEMHA"])
+    main([str(folder), str(out), "--force", "--attention_type=[SummaryMixing, RoPEMHA]"])
     assert adapt.read(out).modules["Transformer"]["arguments"]["attention_type"] == [
         "SummaryMixing",
         "RoPEMHA",
@@ -314,6 +314,30 @@ def test_what_cannot_be_swapped(attentive, load_script, tmp_path, capsys):
     main([str(folder), str(out), "--force", "--mode=SummaryMixing-lite"])
     assert "SummaryMixing-lite" in (out / "hyperparams.yaml").read_text()
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize(
+    "chunks",
+    (
+        {"chunkwise_prob": {"class": "os.system", "arguments": ["touch run"]}},
+        {"test_chunk_size": {"class": "os.system", "arguments": ["touch run"]}},
+        {"valid_left_context": {"name": "os.system"}},
+        {"chunk_size": 4},
+        "os.system",
+    ),
+)
+def test_a_package_runs_nothing_as_the_chunks_of_its_training(tmp_path, monkeypatch, chunks):
+    monkeypatch.chdir(tmp_path)
+    config = {"training": {"chunks": chunks}, "compute_features": {}, "modules": {}, "search": None}
+    monkeypatch.setattr(adapt.loading, "is_package", lambda folder: True)
+    monkeypatch.setattr(adapt.loading, "read_config", lambda folder: config)
+    recogniser = object()
+    monkeypatch.setattr(adapt.loading, "load", lambda folder, device: recogniser)
+    with pytest.raises(InputError, match="^a: the chunks of its training: "):
+        adapt.read("a")
+    config["training"]["chunks"] = {"chunkwise_prob": 0.5, "test_chunk_size": 4}
+    assert adapt.read("a").chunks["arguments"] == config["training"]["chunks"]
+    assert not [*tmp_path.iterdir()]
 
 
 # Fine-tuning

@@ -53,7 +53,7 @@ if os.environ.get("RANK", "0") == "0":
 @pytest.fixture
 def reproduce(tmp_path, load_script, capsys, monkeypatch):
     (tmp_path / "train.py").write_text(STUB)
-    (tmp_path / "recipe.yaml").touch()
+    (tmp_path / "recipe.yaml").write_text("{}")
     table = {
         "title": "Stub",
         "script": str(tmp_path / "train.py"),
@@ -350,7 +350,7 @@ def test_no_folder_for_results(reproduce, tmp_path):
         (["--data_folder=x", "--output_folder", "y"], "--output_folder is of each training: give"),
         (["--data_folder=x", "--lr=1", "--lr", "2"], "--lr is given twice"),
         (["--data_folder=x", "--data_folder=y"], "--data_folder is given twice"),
-        (["--data_folder=x", "--jobs=2", "--jobs", "3"], "--jobs is given twice"),
+        (["--data_folder=x", "--jobs=1", "--jobs", "2"], "--jobs is given twice"),
         (["--data_folder=x", "--width=5"], "--width is what the rows of this table differ in"),
         (["--data_folder=x", "--dry_run"], "--dry_run is for one training: --commands prints them"),
         (["--data_folder=x", "--test_only"], "--test_only is for one training"),
@@ -385,6 +385,14 @@ def test_lists_may_be_given_in_parts(reproduce, tmp_path):
 def test_a_corpus_may_be_one_table(reproduce, tmp_path):
     (tmp_path / "all.csv").touch()
     assert reproduce(f"--data_folder={tmp_path}/all.csv", "--rows=of 2", "--seeds=1")[0] == 0
+
+
+@pytest.mark.parametrize("option", ("attention_type=none", "mode=SummaryMixing", "variant=rope"))
+def test_what_variants_of_rows_differ_in(load_script, tmp_path, capsys, option):
+    with pytest.raises(SystemExit):
+        load_script("reproduce").main(["an4", f"--data_folder={tmp_path}", f"--{option}"])
+    name = option.partition("=")[0]
+    assert f"error: --{name} is what the rows of this table differ in" in capsys.readouterr().err
 
 
 def test_no_such_table(load_script, capsys):

@@ -12,8 +12,9 @@ One of your own is a file, importable as `window`, say, and `attention_type: win
 
         def __init__(self, d_model, nhead, dropout): ...
 
-`d_model`, `nhead`, `d_ffn`, `dropout` and the arguments of the `SummaryMixing` cell are there for
-its `__init__` to name; what it does not name it is not given.
+There for its `__init__` to name are `d_model`, `nhead`, `d_ffn` (that of the recipe; in the
+Branchformer four times d_model), `dropout`, and of the `SummaryMixing` cell `mode`, `summaries` and
+the four widths. What it does not name it is not given.
 """
 
 import importlib
@@ -224,7 +225,9 @@ def _own(name):
     try:
         found = getattr(importlib.import_module(module), kind)
     except (Exception, SystemExit) as error:  # its code may do anything
-        missing = isinstance(error, ModuleNotFoundError)
+        missing = isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(
+            f"{error.name}."
+        )
         hint = "; is its folder on PYTHONPATH?" if missing else ""
         raise InputError(
             f"attention_type: {name} cannot be imported: {one_line(error)}{hint}"

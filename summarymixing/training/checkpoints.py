@@ -24,6 +24,7 @@ logger = logging.getLogger(__name__)
 
 AVERAGED_BY = {"ACC": "max_key", "epoch": "max_key", "WER": "min_key", "loss": "min_key"}
 CHECKSUMS = "checksums.json"
+_OF_ANOTHER_MODEL = ("size mismatch", "Missing key", "Unexpected key")  # as torch says it
 _HIDDEN = ".unfinished-"  # not what SpeechBrain takes for a checkpoint
 
 
@@ -127,6 +128,11 @@ class WholeCheckpointer(Checkpointer):
             shutil.rmtree(folder)
 
     def recover_if_possible(self, *args, **kwargs):
+        """As SpeechBrain's."""
+        self.recovered = super().recover_if_possible(*args, **kwargs)
+        return self.recovered
+
+    def load_checkpoint(self, *args, **kwargs):
         """As SpeechBrain's.
 
         Raises
@@ -135,14 +141,13 @@ class WholeCheckpointer(Checkpointer):
             If it is of another model.
         """
         try:
-            self.recovered = super().recover_if_possible(*args, **kwargs)
+            return super().load_checkpoint(*args, **kwargs)
         except RuntimeError as error:
-            if "state_dict" not in str(error):
+            if not any(part in str(error) for part in _OF_ANOTHER_MODEL):
                 raise
             raise InputError(
                 f"{self.checkpoints_dir}: a checkpoint is of another model: {one_line(error)}"
             ) from error
-        return self.recovered
 
     def find_checkpoint(self, *args, **kwargs):
         """As SpeechBrain's, of those that are not damaged."""

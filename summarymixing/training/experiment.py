@@ -293,7 +293,10 @@ def _check_chunks(hparams, modules):
         try:
             check_chunks(DynChunkTrainConfig(sampler.chunk_size_min))
         except InputError as error:
-            raise InputError(f"{error}; --chunkwise_prob=0.0 trains on whole utterances") from None
+            option = "--chunkwise_prob=0.0"
+            if "chunkwise_prob" not in hparams:
+                option = "--dynchunktrain_config_sampler='{chunkwise_prob: 0.0}'"
+            raise InputError(f"{error}; {option} trains on whole utterances") from None
 
 
 def check_numbers(hparams):

@@ -168,7 +168,8 @@ class TrainingBrain(sb.Brain):
             self._seconds_before = before.meta.get("seconds", 0.0)
             self.skipped_steps = before.meta.get("skipped_steps", 0)
             self.unread = before.meta.get("unread", 0)
-            self._peak_before = before.meta.get("peak_memory_bytes", 0)
+            if before.meta.get("device") == self._device_kind():  # or they are no comparison
+                self._peak_before = before.meta.get("peak_memory_bytes", 0)
         if self._optimizer_step_limit_exceeded and self.step == 0:
             # SpeechBrain would begin another epoch and find that it has nothing to do.
             self.hparams.epoch_counter.current = self.hparams.epoch_counter.limit
@@ -315,6 +316,7 @@ class TrainingBrain(sb.Brain):
         metric, count = self.hparams.avg_metric, self.hparams.avg_checkpoints
         meta |= {"seconds": self._seconds(), "unread": self.unread}
         meta |= {"skipped_steps": self.skipped_steps, "peak_memory_bytes": self.peak_memory()}
+        meta["device"] = self._device_kind()
         self.checkpointer.save_and_keep(metric, count, meta, end_of_epoch)
 
     def _seconds(self):
@@ -413,6 +415,9 @@ class TrainingBrain(sb.Brain):
         """Epochs, and seconds of training and validating, in all runs of this experiment."""
         rows = self._curve()
         return (rows[-1]["epoch"], rows[-1]["seconds"]) if rows else (0, 0.0)
+
+    def _device_kind(self):
+        return torch.device(self.device).type
 
     def peak_memory(self):
         """In bytes, of all runs of this experiment; see `results.peak_memory_bytes`."""

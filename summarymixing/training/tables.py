@@ -79,7 +79,7 @@ _KINDS = {
     "rows": ("a list of rows", _is_list),
     # Also the name of a folder.
     "name": (
-        "a line of at most 200 characters",
+        "a line of at most 200 bytes",
         lambda value: _is_line(value) and len(value.encode()) <= 200 and _as_folder(value) != "",
     ),
     "published": ("tests and numbers", lambda value: _is_mapping(value, _is_number)),

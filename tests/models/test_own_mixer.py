@@ -53,6 +53,7 @@ SIZE = {"d_model": 16, "nhead": 4, "d_ffn": 24, "dropout": 0.1}
 def on_path(tmp_path, monkeypatch):
     (tmp_path / "own_mixers.py").write_text(FILE)
     (tmp_path / "broken_mixers.py").write_text("1 / 0")
+    (tmp_path / "lacking_mixers.py").write_text("import none_of_them")
     (tmp_path / "ended_mixers.py").write_text("raise SystemExit('bye')")
     monkeypatch.syspath_prepend(str(tmp_path))
     yield
@@ -92,6 +93,7 @@ def test_it_is_given_what_it_names(on_path):
         ("no_mixers.Rotary", "Rotary cannot be imported: No module named 'no_mixers'; is"),
         ("own_mixers.Rotatory", "Rotatory cannot be imported: .*no attribute 'Rotatory'$"),
         ("broken_mixers.Rotary", "broken_mixers.Rotary cannot be imported: division by zero$"),
+        ("lacking_mixers.Rotary", "Rotary cannot be imported: No module named 'none_of_them'$"),
         ("ended_mixers.Rotary", "ended_mixers.Rotary cannot be imported: bye$"),
         (".Rotary", ".Rotary cannot be imported"),
         ("own_mixers.", "own_mixers. cannot be imported"),

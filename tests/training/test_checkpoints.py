@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from summarymixing.errors import InputError
-from summarymixing.training.checkpoints import CHECKSUMS, WholeCheckpointer
+from summarymixing.training.checkpoints import CHECKSUMS, WholeCheckpointer, load_average
 
 
 @pytest.fixture
@@ -110,6 +110,18 @@ def test_a_checkpoint_of_another_model(saver, model, tmp_path):
     with pytest.raises(InputError, match="of another model: .*size mismatch for weight") as found:
         other.recover_if_possible()
     assert "\n" not in str(found.value)
+    with pytest.raises(InputError, match="of another model: .*size mismatch for weight"):
+        load_average(other, "WER", 1)
+
+
+def test_what_goes_wrong_in_copying_is_no_other_model(saver, model, monkeypatch):
+    def copy(state, strict):
+        raise RuntimeError("Error(s) in loading state_dict for Linear:\n\tWhile copying: no memory")
+
+    save(saver, model, 1.0)
+    monkeypatch.setattr(model, "load_state_dict", copy)
+    with pytest.raises(RuntimeError, match="no memory"):
+        saver.recover_if_possible()
 
 
 def test_checkpoints_without_checksums_are_believed(saver, model):

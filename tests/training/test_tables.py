@@ -461,7 +461,7 @@ def test_figure(collected):
         ({"rows": [{"name": 5}]}, "row 5: name must be a line of at most 200"),
         ({"rows": [{"name": "a\nb"}]}, "name must be a line of at most"),
         ({"rows": [{"name": ".."}]}, "name must be a line of at most"),
-        ({"rows": [{"name": "é" * 101}]}, "name must be a line of at most 200 characters"),
+        ({"rows": [{"name": "é" * 101}]}, "name must be a line of at most 200 bytes"),
         ({"rows": [{"name": "A", "options": [1]}]},
          r"row 'A': options must be keys and values, got \[1\]"),
         ({"rows": [{"name": "A", "options": None}]}, "row 'A': options must be keys and"),
