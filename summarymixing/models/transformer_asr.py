@@ -133,7 +133,7 @@ class TransformerASR(host.TransformerASR):
                 f"encoder_module must be one of {', '.join(ENCODERS)}, got {encoder_module!r}"
             )
         encoder_nhead = nhead if encoder_nhead is None else encoder_nhead
-        if not num_decoder_layers:
+        if not num_decoder_layers and isinstance(nhead, (list, tuple)):
             nhead = 1  # of no attention
         mixers = _in_turn(attention_type, encoder_nhead)
         kinds = {kind for kind, _ in mixers}

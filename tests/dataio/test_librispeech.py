@@ -128,7 +128,7 @@ def test_folder_errors(corpus, tmp_path):
     with pytest.raises(InputError, match="SPEAKERS.TXT: the data folder is not a folder"):
         prepare(corpus / "SPEAKERS.TXT", tmp_path)
     with pytest.raises(
-        InputError, match="has a folder train-c, which is not there; found dev, test-x, train-a"
+        InputError, match="a folder train-c, which is not there; found SPEAKERS.TXT, dev, test-x, t"
     ):
         prepare(corpus, tmp_path, train=["train-a", "train-c"])
     (corpus / "empty").mkdir()

@@ -91,7 +91,7 @@ def test_what_is_missing_is_said(trained, part, change, message):
     (
         ("sample_rate: 16000", "unread: 1", "the key 'sample_rate' is missing"),
         ("TransformerASR\n", "NoSuchClass\n", "NoSuchClass"),
-        ("    d_model: 16", "    d_model: 32", "cannot be loaded"),
+        ("    d_model: 16", "    d_model: 32", "a checkpoint is of another model"),
         ("output_neurons: 32", "output_neurons: 33", "32 tokens"),
     ),
 )
