@@ -13,12 +13,9 @@ import argparse
 import os
 from collections import Counter
 
-import ruamel.yaml
-
 from summarymixing import adapt
 from summarymixing.errors import InputError, said_in_one_line
-
-yaml = ruamel.yaml.YAML(typ="safe", pure=True)
+from summarymixing.training import config
 
 
 def main(argv=None):
@@ -29,13 +26,12 @@ def main(argv=None):
     parser.add_argument("out", metavar="OUT", help="the folder to make")
     parser.add_argument(
         "--attention_type",
-        type=yaml.load,
         default="SummaryMixing",
         help="'[SummaryMixing, RoPEMHA]': in turn",
     )
     parser.add_argument("--mode", default="SummaryMixing", help="of the cell")
     parser.add_argument(
-        "--encoder_nhead", type=yaml.load, default=1, help="heads of the mixer; '[1, 8]': of each"
+        "--encoder_nhead", default="1", help="heads of the mixer; '[1, 8]': of each"
     )
     for name in ("local_proj_hid_dim", "summary_hid_dim"):
         parser.add_argument(f"--{name}", type=int, nargs="+", help="hidden widths of the cell")
@@ -45,6 +41,8 @@ def main(argv=None):
     arguments = vars(parser.parse_args(argv))
     model, out, force = (arguments.pop(name) for name in ("model", "out", "force"))
     with said_in_one_line():
+        for name in ("attention_type", "encoder_nhead"):
+            arguments |= config.read_overrides(f"{name}: {arguments[name]}")
         if os.path.realpath(out) == os.path.realpath(model):
             raise InputError(f"{out}: that is the model itself; give another folder")
         new = adapt.swap_mixer(adapt.read(model), out, force, **arguments)

@@ -103,14 +103,14 @@ def read(folder, device="cpu"):
     recogniser = loading.load(folder, device)
     if loading.is_package(folder):
         parts = loading.read_config(folder)
-        arguments = parts.get("training", {}).get("chunks")
-        if arguments is not None:
+        chunks = parts.get("training", {}).get("chunks")
+        if chunks is not None:
             try:
-                RandomChunks(**arguments)  # raises for what is no number: it may come from anywhere
+                RandomChunks(**chunks)  # raises for what is no number: it may come from anywhere
             except (TypeError, InputError) as error:
                 raise InputError(f"{folder}: the chunks of its training: {error}") from error
-        name = "summarymixing.training.chunks.RandomChunks"
-        chunks = None if arguments is None else {"class": name, "arguments": arguments}
+            name = "summarymixing.training.chunks.RandomChunks"
+            chunks = {"class": name, "arguments": chunks}
     else:
         path = os.path.join(folder, "hyperparams.yaml")
         with open(path, encoding="utf-8") as file:

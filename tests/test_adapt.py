@@ -292,6 +292,8 @@ def test_what_cannot_be_swapped(attentive, load_script, tmp_path, capsys):
     assert ".swap" not in line and str(out) not in line
     assert not out.exists()
     assert "nhead must divide" in refused(folder, out, "--encoder_nhead=3")
+    assert "command line: " in refused(folder, out, "--encoder_nhead=[1")
+    assert "nhead must be a positive integer, got 'x'" in refused(folder, out, "--encoder_nhead=x")
     assert "no such folder" in refused(tmp_path / "gone", out)
     out.mkdir()
     (out / "notes.txt").write_text("mine")

@@ -26,6 +26,7 @@ _ACTIVATIONS = (
     "CELU ELU GELU GLU Hardshrink Hardsigmoid Hardswish Hardtanh Identity LeakyReLU LogSigmoid "
     "Mish PReLU ReLU ReLU6 SELU SiLU Sigmoid Softplus Softsign Tanh"
 ).split()
+_OF_MIXERS = "summarymixing.models.transformer_asr.TransformerASR"
 ALLOWED = (
     "builtins.float",  # for infinity, which JSON has not
     "builtins.tuple",
@@ -33,7 +34,7 @@ ALLOWED = (
     "summarymixing.models.frontend.ConvolutionFrontEnd",
     "summarymixing.models.transducer.Joiner",
     "summarymixing.models.transducer.Predictor",
-    "summarymixing.models.transformer_asr.TransformerASR",
+    _OF_MIXERS,
     *(f"summarymixing.decoding.{name}" for name in decoding.__all__),
     "speechbrain.lobes.models.transformer.TransformerLM.TransformerLM",
     "speechbrain.nnet.CNN.Conv1d",
@@ -104,14 +105,18 @@ def check(tree):
         check(item)
 
 
+def _as_given(arguments):
+    """Positional ones and others."""
+    return (arguments, {}) if isinstance(arguments, list) else ([], arguments)
+
+
 def _check_mixers(name, arguments):
     """A mixer's name may be that of any code that can be imported: not here."""
-    found = pydoc.locate(name)
-    if found is not TransformerASR:
+    if name != _OF_MIXERS:
         return
-    args, kwargs = (arguments, {}) if isinstance(arguments, list) else ([], arguments)
+    args, kwargs = _as_given(arguments)
     try:
-        given = inspect.signature(found).bind_partial(*args, **kwargs).arguments
+        given = inspect.signature(TransformerASR).bind_partial(*args, **kwargs).arguments
     except TypeError:  # it will say itself what it does not take
         return
     match given.get("attention_type", "none"):
@@ -136,7 +141,7 @@ def _built(tree, folder):
         return {key: _built(item, folder) for key, item in tree.items()}
     name, arguments = tree[kind], _built(tree.get("arguments", {}), folder)
     found = pydoc.locate(name)
-    args, kwargs = (arguments, {}) if isinstance(arguments, list) else ([], arguments)
+    args, kwargs = _as_given(arguments)
     try:
         if kind == "name":
             return functools.partial(found, *args, **kwargs) if arguments else found
@@ -240,7 +245,7 @@ def _allowed(tree, seen):
     found = _known().get(pydoc.locate(name))
     if found is None:
         raise InputError(f"{name} is nothing that a package may build")
-    _check_mixers(name, arguments)
+    _check_mixers(found, arguments)
     node = {kind: found}
     return node | {"arguments": _allowed(arguments, seen)} if arguments else node
 

@@ -314,9 +314,13 @@ class TrainingBrain(sb.Brain):
 
     def _save_checkpoint(self, meta, end_of_epoch):
         metric, count = self.hparams.avg_metric, self.hparams.avg_checkpoints
-        meta |= {"seconds": self._seconds(), "unread": self.unread}
-        meta |= {"skipped_steps": self.skipped_steps, "peak_memory_bytes": self.peak_memory()}
-        meta["device"] = self._device_kind()
+        meta |= {
+            "seconds": self._seconds(),
+            "unread": self.unread,
+            "skipped_steps": self.skipped_steps,
+            "device": self._device_kind(),
+            "peak_memory_bytes": self.peak_memory(),
+        }
         self.checkpointer.save_and_keep(metric, count, meta, end_of_epoch)
 
     def _seconds(self):
