@@ -150,11 +150,8 @@ def recipe(base, pretrained):
     InputError
         If it cannot be read, or has keys that are to be filled in.
     """
-    base = Path(base).absolute()
-    try:
-        text = base.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{base}: it cannot be read ({error}); give a recipe") from error
+    text, place = config.source(base)
+    folder = Path(place).absolute().parent
     size = pretrained.recogniser.tokenizer.get_piece_size()
     filled = {
         "sample_rate": pretrained.recogniser.sample_rate,
@@ -167,7 +164,7 @@ def recipe(base, pretrained):
     for key in ("initial", *filled):
         if re.search(rf"^{key}:", text, re.MULTILINE):
             raise InputError(f"{base}: the key {key!r} is the pretrained model's: remove it")
-    text = re.sub(r"!include:(\S+)", lambda found: f"!include:{base.parent / found[1]}", text)
+    text = re.sub(r"!include:(\S+)", lambda found: f"!include:{folder / found[1]}", text)
     initial = "initial: !ref <output_folder>/initial"
     return f"{text}\n# Of the pretrained model\n\n{initial}\n{tree.to_yaml(filled)}"
 

@@ -49,9 +49,15 @@ ENCODERS = config.variants(RECIPE, "encoder")
 MIXERS = config.variants(RECIPE, "mixer")
 
 
+def _value(path, key):
+    """What a recipe or its base has for a key, as it is written; None if they have not."""
+    found = re.search(f"^{key}: ?(.*)", config.source(path)[0], re.M)
+    return found and found[1]
+
+
 def _small(path):
     """Of these, the keys that a recipe has."""
-    keys = re.findall(r"^(\w+):", path.read_text(), re.M)
+    keys = re.findall(r"^(\w+):", config.source(path)[0], re.M)
     return {key: value for key, value in (SMALL | TRANSDUCER).items() if key in keys}
 
 
@@ -78,8 +84,8 @@ def _grid():
 
 
 def _default(path):
-    found = re.search("^variant: (.*)", path.read_text(), re.M)
-    return {"variant": found[1]} if found else {}
+    variant = _value(path, "variant")
+    return {"variant": variant} if variant else {}
 
 
 def test_the_grid_is_found():
@@ -120,18 +126,51 @@ def test_a_size_in_any_place():
 
 def test_recipes_are_found():
     assert len(RECIPES) >= 7
+    sources = [config.source(path) for path in (*RECIPES, *ROOT.glob("recipes/FineTune/*.yaml"))]
     included = {
-        name
-        for path in RECIPES
-        for name in re.findall(r"!include:\S*/(\w+\.yaml)", path.read_text())
+        name for text, _ in sources for name in re.findall(r"!include:\S*/(\w+.yaml)", text)
     }
     assert included == {path.name for path in ROOT.glob("hparams/*.yaml")}
+    bases = {Path(place).resolve() for _, place in sources} - {*RECIPES}
+    assert bases == {*ROOT.glob("hparams/recipes/*.yaml")}
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda p: f"{p.parts[-3]}/{p.stem}")
+def test_a_recipe_repeats_nothing_of_its_base(path):
+    _, place = config.source(path)
+    ours, base = (config.ruamel.yaml.YAML().load(Path(file)) for file in (path, place))
+    if "base" in ours:
+        repeated = {
+            key for key in ours if key in base and _written(ours[key]) == _written(base[key])
+        }
+        assert repeated <= {"data_folder"}  # beside which recipes say what it holds
+        # What they leave open is by variants.
+        open_ = {key for key in base if _written(base[key])[0] == "!PLACEHOLDER"} - ours.keys()
+        assert open_ == {"encoder_module", "attention_type", "num_encoder_layers"}
+
+
+def test_an_experiment_of_ones_own(tmp_path):
+    readme = (ROOT / "recipes/README.md").read_text()
+    (example,) = re.findall(r"```yaml\n# mine.yaml\n(.*?)```", readme, re.S)
+    path = tmp_path / "mine.yaml"
+    path.write_text(example.replace("base: ", f"base: {ROOT}/"))
+    hparams = _load(path)
+    experiment.check(CTCAttentionBrain, str(path), hparams)
+    assert hparams["output_folder"] == "results/mine/branchformer,summarymixing/3407"
+    assert hparams["speed_perturb"].speeds == [90, 100, 110]
+    schedule = hparams["lr_schedule"]
+    assert (schedule.warmup_steps, schedule.peak) == (10000, hparams["lr"])
+    assert "librispeech" in hparams["prepare"].func.__module__
+
+
+def _written(value):
+    return getattr(getattr(value, "tag", None), "value", None), str(value)
 
 
 @pytest.mark.parametrize(("path", "variant"), _grid())
 def test_recipe_is_built_and_encodes(path, variant, tmp_path):
     changes = _default(path) if variant is None else {"variant": variant}
-    if re.search("^ngram_file:", path.read_text(), re.M):  # which a run makes
+    if _value(path, "ngram_file"):  # which a run makes
         changes["ngram_file"] = str(tmp_path / "ngram.arpa")
         lines = arpa_lines(estimate([[3, 4], [5]], order=2, vocabulary=30))
         write_whole(changes["ngram_file"], lines)
@@ -205,7 +244,7 @@ def _chunks_reach_the_encoder(hparams, encoder, frames):
 
 @pytest.mark.parametrize("name", ["ctc_attention", "transducer"])
 def test_modules_are_built_once(name):
-    path = next(path for path in RECIPES if f"hparams/{name}.yaml" in path.read_text())
+    path = next(path for path in RECIPES if f"/{name}.yaml" in _value(path, "model"))
     model = _load(path)["model"]
     for name, module in model["modules"].items():
         assert isinstance(module, nn.Module)
@@ -470,17 +509,16 @@ def test_unknown_key_on_the_way_into_a_fragment():
 
 
 def test_misspelt_key_inside_a_recipes_include(tmp_path):
-    text = _elsewhere(RECIPE.read_text().replace("  d_model: !ref", "  d_modell: !ref"))
     recipe = tmp_path / "recipe.yaml"
-    recipe.write_text(text)
+    recipe.write_text(_elsewhere().replace("  d_model: !ref", "  d_modell: !ref"))
     _refused(SMALL, "d_modell", "ctc_attention.yaml", "did you mean d_model?", path=recipe)
 
 
 def test_misspelt_argument_inside_a_fragment(tmp_path):
     fragment = (ROOT / "hparams" / "ctc_attention.yaml").read_text()
     (tmp_path / "fragment.yaml").write_text(fragment.replace("  csgu_linear", "  csg_linear"))
-    text = RECIPE.read_text().replace("../../../hparams/ctc_attention", "fragment")
-    (tmp_path / "recipe.yaml").write_text(_elsewhere(text))
+    text = re.sub(r"!include:\S*/ctc_attention", "!include:fragment", _elsewhere())
+    (tmp_path / "recipe.yaml").write_text(text)
     _refused(SMALL, "TransformerASR", "csg_linear_units", path=tmp_path / "recipe.yaml")
 
 
@@ -506,15 +544,17 @@ def test_heads_that_do_not_divide():
     _refused(SMALL | {"encoder_nhead": 3}, "nhead", "16", "3")
 
 
-def _elsewhere(text):
-    """A recipe's text with the places of what it includes."""
-    text = text.replace(", variants]", f", {AN4 / 'variants'}]")
-    return text.replace("../../../hparams", str(ROOT / "hparams"))
+def _elsewhere():
+    """The text of a recipe and its base, for a file in any folder."""
+    text, place = config.source(RECIPE)
+    folder = Path(place).parent
+    text = re.sub(r"^- (\S+/variants)$", lambda found: f"- {folder / found[1]}", text, flags=re.M)
+    return re.sub(r"!include:(\S+)", lambda found: f"!include:{folder / found[1]}", text)
 
 
-def _written(tmp_path, before, after):
+def _changed(tmp_path, before, after):
     recipe = tmp_path / "recipe.yaml"
-    text = _elsewhere(RECIPE.read_text())
+    text = _elsewhere()
     assert before in text
     recipe.write_text(text.replace(before, after))
     hparams = config.load(str(recipe), SMALL)
@@ -522,11 +562,11 @@ def _written(tmp_path, before, after):
 
 
 def test_keys_of_a_recipe_that_are_missing_or_misspelt(tmp_path):
-    _written(tmp_path, "seed", "seed")
+    _changed(tmp_path, "seed", "seed")
     with pytest.raises(InputError, match="the key 'valid_batch_size' is missing"):
-        _written(tmp_path, "valid_batch_size: 20\n", "")
+        _changed(tmp_path, "\nvalid_batch_size: 20\n", "\n")
     with pytest.raises(InputError, match="nothing reads the key .precison"):
-        _written(tmp_path, "precision:", "precison:")
+        _changed(tmp_path, "precision:", "precison:")
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda p: f"{p.parts[-3]}/{p.stem}")

@@ -2,6 +2,7 @@
 
 import difflib
 import glob
+import io
 import os
 import re
 import traceback
@@ -63,8 +64,8 @@ def load(path, overrides="", optional=()):
     Arguments
     ---------
     path : str
-        A HyperPyYAML file. The values of its variants, if it has any, replace its own: see
-        `with_variants`.
+        A HyperPyYAML file. Its own values replace those of its base, see `source`, and those of its
+        variants its own: see `with_variants`.
     overrides : str or dict
         YAML that replaces values of the file and of its variants, as SpeechBrain makes it from the
         command line.
@@ -94,8 +95,7 @@ def load(path, overrides="", optional=()):
     overrides = with_variants(path, overrides)
     check_keys(path, overrides, optional)
     try:
-        with open(path, encoding="utf-8") as file:
-            return load_hyperpyyaml(file, overrides, overrides_must_match=False)
+        return load_hyperpyyaml(_stream(path), overrides, overrides_must_match=False)
     except Exception as error:  # YAML runs constructors of any kind: whatever fails is the user's
         raise InputError(f"{path}: {_explain(error, path)}") from error
 
@@ -116,8 +116,7 @@ def check_complete(path, hparams, required, optional):
     for key in required:
         if key not in hparams:
             raise InputError(f"{path}: the key {key!r} is missing")
-    with open(path, encoding="utf-8") as file:
-        text = file.read()
+    text, _ = source(path)
     known = {*required, *optional, "variants", "variant", *RunOptions().as_dict()}
     for key, value in hparams.items():
         built = not isinstance(value, (str, int, float, list, type(None)))
@@ -159,15 +158,120 @@ def check_same_experiment(path, overrides, output_folder):
 
 
 def resolved(path, overrides):
-    """The text of a recipe with its includes, references and overrides in place."""
-    with open(path, encoding="utf-8") as file:
-        return resolve_references(file, with_variants(path, overrides), False).getvalue()
+    """The text of a recipe with its base, includes, references and overrides in place."""
+    return resolve_references(_stream(path), with_variants(path, overrides), False).getvalue()
+
+
+def source(path):
+    """The text of a recipe, and where the paths in it begin.
+
+    A recipe may be based on another, and then says only what it has of its own:
+
+        base: ../../LibriSpeech/hparams/ctc_attention.yaml
+        lr: 0.001
+        speed_perturb:
+          speeds: [90, 100, 110]
+        lr_schedule: !new:summarymixing.training.schedules.WarmupCosine
+          peak: !ref <lr>
+          warmup_steps: !ref <warmup_steps>
+
+    Its keys replace those of the base; new ones are put where they are, after the key before them.
+    A mapping without a tag, as `speed_perturb` above, replaces keys of the base's mapping, which
+    keeps its tag and its others. Paths are relative to the file that names them. The base may have
+    a base, too.
+
+    Arguments
+    ---------
+    path : str or os.PathLike
+
+    Returns
+    -------
+    text : str
+    place : str
+        The file to which `variants` and what is included are relative in this text.
+
+    Raises
+    ------
+    InputError
+        For a file that is missing, malformed or its own base, or a mapping of which the base has
+        nothing.
+
+    Example
+    -------
+    >>> import os, tempfile
+    >>> folder = tempfile.mkdtemp()
+    >>> def write(name, text):
+    ...     with open(os.path.join(folder, name), "w") as file:
+    ...         _ = file.write(text)
+    >>> write("deep.yaml", "width: 4\\ncopy: !ref <width>\\ndepth: 8\\n")
+    >>> write("wide.yaml", "base: deep.yaml\\nwidth: 6\\n")
+    >>> print(source(os.path.join(folder, "wide.yaml"))[0], end="")
+    width: 6
+    copy: !ref <width>
+    depth: 8
+    """
+    return _source(os.fspath(path), ())
+
+
+def _source(path, above):
+    text = _text(path)
+    base = _nodes(text, path).get("base")
+    if base is None:
+        return text, path
+    folder, above = os.path.dirname(path), (os.path.abspath(path), *above)
+    base = os.path.normpath(os.path.join(folder, str(base.value)))
+    if not os.path.isfile(base):
+        raise InputError(f"{path}: base: there is no file {base}")
+    if os.path.abspath(base) in above:
+        raise InputError(f"{path}: base: {base} would be its own base")
+    under, place = _source(base, above)
+
+    def moved(name):
+        return os.path.relpath(os.path.join(folder, name), os.path.dirname(place))
+
+    text = re.sub(r"!include:(\S+)", lambda found: f"!include:{moved(found[1])}", text)
+    recipe, merged = (ruamel.yaml.YAML().load(part) for part in (text, under))
+    del recipe["base"]
+    if recipe.get("variants"):
+        recipe["variants"] = [moved(name) for name in recipe["variants"]]
+    for key, value in recipe.items():
+        if _is_plain_mapping(value):
+            _must_know([key], merged, path, base)
+    _lay_over(merged, recipe)
+    stream = io.StringIO()
+    ruamel.yaml.YAML().dump(merged, stream)
+    return stream.getvalue(), place
+
+
+def _lay_over(tree, values):
+    place = 0
+    for key, value in values.items():
+        if _is_plain_mapping(value) and isinstance(tree.get(key), dict):
+            _lay_over(tree[key], value)
+        elif key in tree:
+            tree[key] = value
+        else:
+            # HyperPyYAML resolves a reference to a reference only if that one comes first.
+            tree.insert(place, key, value)
+        place = list(tree).index(key) + 1
+
+
+def _is_plain_mapping(value):
+    return isinstance(value, dict) and value.tag.value is None
+
+
+def _stream(path):
+    """As HyperPyYAML takes a recipe, which asks a stream's name where its paths begin."""
+    text, place = source(path)
+    stream = io.StringIO(text)
+    stream.name = place
+    return stream
 
 
 def with_variants(path, overrides=""):
     """The overrides of a recipe with those of its variants, which give way to them.
 
-    A recipe names folders of variants, relative to its own place, and those it has by default:
+    A recipe names folders of variants, and those it has by default:
 
         variants: [../../../hparams/variants, variants]
         variant: conformer,summarymixing
@@ -208,14 +312,15 @@ def with_variants(path, overrides=""):
     {'width': 8, 'depth': 3, 'variants': None}
     """
     overrides = read_overrides(overrides)
-    top = _compose(path)
+    text, place = source(path)
+    top = _nodes(text, path)
     if "variants" not in top:
         return overrides
     if "variants" not in overrides and str(top["variants"].tag).endswith(":null"):
         if "variant" in overrides:
             raise InputError(f"{path}: its variants are applied already; give its recipe instead")
         return overrides
-    files = _variants(path, top, overrides)
+    files = _variants(path, place, top, overrides)
     names = overrides.get("variant", top["variant"].value if "variant" in top else "")
     chosen = []
     for name in _names(names):
@@ -226,7 +331,7 @@ def with_variants(path, overrides=""):
         values = {}
         for file in files[name]:
             known = {**top, "kind": None}
-            _must_know(_compose(file), known, os.path.relpath(file), path)
+            _must_know(_nodes(_text(file), file), known, os.path.relpath(file), path)
             recursive_update(values, _plain(file))
         kind = values.pop("kind", None)
         for other, its_kind, _ in chosen:
@@ -266,10 +371,11 @@ def variants(path, kind=None):
 
 def _of_recipe(path):
     """The files of each of a recipe's variants; none where they are applied already."""
-    top = _compose(path)
+    text, place = source(path)
+    top = _nodes(text, path)
     if "variants" not in top or str(top["variants"].tag).endswith(":null"):
         return {}
-    return _variants(path, top, {})
+    return _variants(path, place, top, {})
 
 
 def _that_set(path, key):
@@ -280,12 +386,12 @@ def _that_set(path, key):
 
 def _plain(file):
     """The values of a variant's file."""
-    _compose(file)  # raises for what is no mapping
-    with open(file, encoding="utf-8") as stream:
-        try:
-            values = ruamel.yaml.YAML(typ="safe", pure=True).load(stream)
-        except ruamel.yaml.error.YAMLError as error:
-            raise InputError(f"{file}: {_explain(error)}") from error
+    text = _text(file)
+    _nodes(text, file)  # raises for what is no mapping
+    try:
+        values = ruamel.yaml.YAML(typ="safe", pure=True).load(text)
+    except ruamel.yaml.error.YAMLError as error:
+        raise InputError(f"{file}: {_explain(error)}") from error
     if "kind" in values and values["kind"] not in KINDS:
         raise InputError(
             f"{os.path.relpath(file)}: kind is one of {', '.join(KINDS)}, not {values['kind']!r}"
@@ -293,7 +399,7 @@ def _plain(file):
     return values
 
 
-def _variants(path, top, overrides):
+def _variants(path, place, top, overrides):
     """The files of each variant, in the order in which they are applied."""
     folders = overrides.get("variants") or [node.value for node in top["variants"].value]
     objective = re.fullmatch(
@@ -301,7 +407,7 @@ def _variants(path, top, overrides):
     )
     found = {}
     for folder in [folders] if isinstance(folders, str) else folders:
-        folder = os.path.join(os.path.dirname(os.path.abspath(path)), folder)
+        folder = os.path.normpath(os.path.join(os.path.dirname(place), folder))
         if not os.path.isdir(folder):
             raise InputError(f"{path}: variants: there is no folder {os.path.relpath(folder)}")
         for file in sorted(os.listdir(folder), key=lambda name: name.count(".")):
@@ -350,12 +456,20 @@ def read_overrides(overrides):
     return overrides
 
 
-def _compose(path):
+def _text(path):
     try:
         with open(path, encoding="utf-8") as file:
-            node = ruamel.yaml.YAML().compose(file)
+            return file.read()
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}; give the YAML file of a recipe") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: {_explain(error)}") from error
+
+
+def _nodes(text, path):
+    """The keys of a YAML mapping, whatever their tags stand for."""
+    try:
+        node = ruamel.yaml.YAML().compose(text)
     except (ruamel.yaml.error.YAMLError, ValueError) as error:
         raise InputError(f"{path}: {_explain(error)}") from error
     if not isinstance(node, ruamel.yaml.nodes.MappingNode):
@@ -376,14 +490,15 @@ def check_keys(path, overrides, optional=()):
     optional : list of str
         Keys that the overrides may have although the file has not.
     """
-    top = _compose(path)
+    text, place = source(path)
+    top = _nodes(text, path)
     _must_know(overrides, {**top, **dict.fromkeys(optional)}, "command line", path)
     for key, node in top.items():
         tag = str(node.tag or "")
         if not tag.startswith("!include:"):
             continue
-        fragment = os.path.join(os.path.dirname(os.path.abspath(path)), tag[len("!include:") :])
-        known = _compose(os.path.normpath(fragment))
+        fragment = os.path.join(os.path.dirname(place), tag[len("!include:") :])
+        known = _nodes(_text(os.path.normpath(fragment)), fragment)
         if isinstance(node, ruamel.yaml.nodes.MappingNode):
             _must_know([k.value for k, _ in node.value], known, f"{path}: {key}", fragment)
         if isinstance(overrides.get(key), dict):

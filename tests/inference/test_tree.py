@@ -14,14 +14,12 @@ from summarymixing.inference import tree
 from summarymixing.training import config
 
 ROOT = Path(__file__).parents[2]
-RECIPES = sorted(
-    path for path in ROOT.glob("recipes/*/hparams/*.yaml") if "\nmodel:" in path.read_text()
-)
+RECIPES = sorted(ROOT.glob("recipes/*/hparams/*.yaml"))
 
 
 def _read(path):
     overrides = {"data_folder": "none", "output_folder": "none"}
-    if "\nngram_file:" in path.read_text():  # a run makes it
+    if "\nngram_file:" in config.source(path)[0]:  # a run makes it
         overrides["ngram_file"] = None
     return tree.read_yaml(config.resolved(path, overrides))
 

@@ -231,3 +231,116 @@ def test_mistakes_in_variants(grid, overrides, message):
 def test_variants_of_a_recipe_without_any(recipe):
     with pytest.raises(InputError, match="no key 'variant'"):
         config.load(str(recipe), {"variant": "wide"})
+
+
+# A base
+
+
+def _write(folder, **files):
+    for name, text in files.items():
+        path = folder / f"{name.replace('__', '/')}.yaml"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+
+BASE = """
+variants: [../variants]
+variant: null
+output_folder: !PLACEHOLDER
+width: 4                        # features
+deep: !new:collections.Counter
+  layers: 2
+  heads: !ref <width>
+model: !include:../model.yaml
+  width: !ref <width>
+parts: !include:../parts.yaml {}
+folder: !ref <deep[layers]>
+"""
+
+
+@pytest.fixture
+def based(tmp_path):
+    """A recipe on top of another, each in its folder, as recipes of corpora are."""
+    _write(
+        tmp_path,
+        hparams__recipes__base=BASE,
+        hparams__model="width: !PLACEHOLDER\nheads: 2\n",
+        hparams__parts="low: 1\nhigh: 2\n",
+        hparams__variants__wide="width: 40\n",
+        mine__variants__heads="model: {heads: 5}\n",
+        mine__part="c: 3\n",
+        mine__recipe="""
+base: ../hparams/recipes/base.yaml
+variants: [../hparams/variants, variants]
+output_folder: !ref results/<width>
+width: 6
+name: !ref <output_folder>/name
+deep:
+  layers: 3
+  name: !ref <name>
+parts: {high: 9}
+own: !include:part.yaml
+""",
+        mine__deeper__recipe="""
+base: ../recipe.yaml
+variant: wide,heads
+deep: !new:dict {layers: 1}
+""",
+    )
+    return tmp_path / "mine" / "recipe.yaml"
+
+
+def test_a_base(based):
+    loaded = config.load(str(based))
+    assert loaded["deep"] == {"layers": 3, "heads": 6, "name": "results/6/name"}
+    assert type(loaded["deep"]).__name__ == "Counter"
+    assert loaded["model"] == {"width": 6, "heads": 2} and loaded["parts"] == {"low": 1, "high": 9}
+    assert loaded["own"] == {"c": 3} and "base" not in loaded
+    keys = "variants variant output_folder width name deep model parts own folder"
+    assert [*loaded] == keys.split()
+
+
+def test_a_base_with_variants_and_options(based):
+    assert config.variants(based) == ["heads", "wide"]
+    loaded = config.load(str(based), {"variant": "wide,heads", "deep": {"layers": 7}})
+    assert loaded["deep"]["layers"] == 7 and loaded["model"] == {"width": 40, "heads": 5}
+    assert loaded["name"] == "results/40/name"
+    saved = based.parent / "hyperparams.yaml"
+    saved.write_text(config.resolved(based, {"variant": "wide"}))
+    assert config.load(str(saved)) == config.load(str(based), {"variant": "wide"})
+    with pytest.raises(InputError, match="command line: model: no key 'head' in .*model.yaml"):
+        config.load(str(based), {"model": {"head": 1}})
+
+
+def test_a_base_of_a_base(based, monkeypatch):
+    path = based.parent / "deeper" / "recipe.yaml"
+    for folder, given in ((based.parent, "deeper/recipe.yaml"), (path.parent, "recipe.yaml")):
+        monkeypatch.chdir(folder)
+        loaded = config.load(given)
+        assert loaded["deep"] == {"layers": 1}  # a tag of its own: nothing of the base's
+        assert loaded["model"] == {"width": 40, "heads": 5} and loaded["own"] == {"c": 3}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("base: gone.yaml", "recipe.yaml: base: there is no file .*gone.yaml"),
+        ("base: recipe.yaml", "recipe.yaml: base: .*recipe.yaml would be its own base"),
+        ("base: other.yaml", "other.yaml: base: .*recipe.yaml would be its own base"),
+        ("base: broken.yaml", "broken.yaml: .*line 2"),
+        ("base: [a, b]", "recipe.yaml: base: there is no file"),
+        (
+            "base: ../hparams/recipes/base.yaml\npart: {high: 1}",
+            "recipe.yaml: no key 'part' in .*base.yaml; did you mean parts?",
+        ),
+        (
+            "base: ../hparams/recipes/base.yaml\noutput_folder: o\nparts: {hihg: 1}",
+            "recipe.yaml: parts: no key 'hihg' in .*parts.yaml; did you mean high?",
+        ),
+    ],
+)
+def test_a_base_that_is_none(based, text, said):
+    _write(based.parent, other="base: recipe.yaml\n", broken="a: 1\nb: }\n")
+    based.write_text(text + "\n")
+    with pytest.raises(InputError, match=said):
+        config.load(str(based))

@@ -108,11 +108,12 @@ def tiny_transducer():
         folder = Path(output_folder)
         folder.mkdir(exist_ok=True)
         recipe = ROOT / "recipes/AN4/hparams/transducer.yaml"
-        text = recipe.read_text().replace(", variants]", f", {recipe.parent / 'variants'}]")
-        text = text.replace("../../../hparams", str(ROOT / "hparams"))
-        text = text.replace("dataio.an4.prepare", "dataio.librispeech.prepare")
         path = folder.parent / f"{folder.name}.yaml"
-        path.write_text(text)
+        path.write_text(
+            f"base: {recipe}\n"
+            "prepare: !name:summarymixing.dataio.librispeech.prepare\n"
+            "  data_folder: !ref <data_folder>\n"
+        )
         options = [f"--{key}={value}" for key, value in overrides.items()]
         return [str(path), "--noprogressbar", *options]
 
