@@ -521,7 +521,7 @@ MEANINGS = {
     "SummaryMixing": "summarymixing", "SummaryMixing-lite": "lite", "SummaryMixing-fast": "fast",
     "SummaryMixing-expdecay": "expdecay", "summary decoder": "summary_decoder",
     "RoPE attention": "rope", "relative positions": "relpos", "self-attention": "relpos",
-    "HyperMixing": "hypermixing", "CNN only": "none",
+    "HyperMixing": "hypermixing", "CNN only": "none", "small": "small",
 }  # fmt: skip
 # No variant has the attention of the paper's Transformer.
 OF_THE_TRANSFORMER = {"variant": "transformer", "attention_type": "regularMHA"}
