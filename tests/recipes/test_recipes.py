@@ -2,6 +2,7 @@
 
 import csv
 import importlib.util
+import json
 import re
 import runpy
 import shlex
@@ -127,6 +128,36 @@ def test_script_trains_what_its_row_says(row, monkeypatch):
     modules = hparams["model"]["modules"]
     trains = {"seq_lin": CTCAttentionBrain, "joiner": TransducerBrain, "lm": lm.LMBrain}
     assert [brain] == [kind for name, kind in trains.items() if name in modules]
+
+
+def test_a_corpus_of_ones_own(layouts, tmp_path, monkeypatch):
+    readme = (ROOT / "recipes/README.md").read_text()
+    for name in ("spoken.py", "spoken.yaml"):
+        (text,) = re.findall(rf"```\w+\n# {name}\n(.*?)```", readme, re.S)
+        (tmp_path / name).write_text(text.replace("base: ", f"base: {ROOT}/"))
+    said = {"train": (8, "eva"), "valid": (2, "ivo"), "test": (2, "ada")}
+    librispeech = config.load(
+        str(ROOT / "recipes/Mini/hparams/branchformer_summarymixing.yaml"),
+        {"data_folder": str(layouts("Mini") / "Mini")},
+    )["prepare"](manifest_folder=str(tmp_path / "theirs"))
+    for split, rows in zip(said, map(manifests.read, librispeech.values())):
+        for row in rows:
+            wav = tmp_path / "SPOKEN" / split / said[split][1] / f"{row['ID']}.wav"
+            wav.parent.mkdir(parents=True, exist_ok=True)
+            soundfile.write(wav, soundfile.read(row["wav"])[0], 16000)
+            wav.with_suffix(".txt").write_text(row["wrd"] + "\n")
+    (small,) = (row for row in ROWS if row["Dataset"] == "TEDLIUM2")
+    flags = shlex.split(small["test_debug_flags"].replace("tests/tmp/TEDLIUM2", "SPOKEN"))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    argv = ["spoken.yaml", *flags, "--output_folder=run", "--noprogressbar"]
+    _main(ROOT / "recipes/Table/train.py", argv, monkeypatch)
+    sys.modules.pop("spoken")
+    scored = json.loads(Path("run/results.json").read_text())["tests"]
+    assert [*scored] == ["valid", "test"]
+    for split, (count, speaker) in said.items():
+        rows = manifests.read(f"run/manifests/{split}.csv")
+        assert [row["spk_id"] for row in rows] == [speaker] * count
 
 
 def test_script_of_fine_tuning(monkeypatch):
