@@ -5,56 +5,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from speechbrain.utils.checkpoints import Checkpointer
+from trained import KINDS, make_run
 
 from summarymixing import adapt
 from summarymixing.dataio import manifests, table
 from summarymixing.dataio import tokenizer as tokenizers
 from summarymixing.errors import InputError, said_in_one_line
-from summarymixing.files import write_whole
 from summarymixing.training import config, finetune
 from summarymixing.training.checkpoints import recoverable_model
 
 ROOT = Path(__file__).parents[1]
 RECIPES = ROOT / "recipes" / "FineTune"
-SMALL = {
-    "data_folder": "/none",
-    "variant": "conformer,summarymixing",
-    "d_model": 16,
-    "encoder_nhead": 1,
-    "num_encoder_layers": 2,
-    "d_ffn": 16,
-    "cnn_channels": 4,
-    "dropout": 0.0,
-    "avg_metric": "epoch",
-}
-SIZES = {
-    "ctc_attention": {"nhead": 2, "num_decoder_layers": 1},
-    "transducer": {"predictor_dim": 12, "joint_dim": 8},
-}
-BASES = {
-    "ctc_attention": "AN4/hparams/ctc_attention.yaml",
-    "transducer": "AN4/hparams/transducer.yaml",
-}
-
-
-def make_run(folder, kind, texts, **changes):
-    """What a training leaves, with random weights."""
-    recipe = ROOT / "recipes" / BASES[kind]
-    folder.mkdir(parents=True)
-    tokenizer = tokenizers.train(texts, folder / "tokenizer.model", model_type="char")
-    overrides = SMALL | SIZES[kind] | {"output_neurons": tokenizer.get_piece_size()} | changes
-    hparams = config.load(str(recipe), overrides)
-    write_whole(folder / "hyperparams.yaml", config.resolved(str(recipe), overrides))
-    modules = hparams["model"]["modules"]
-    features, _ = hparams["compute_features"](torch.randn(3, 8000) * 0.1, torch.ones(3))
-    modules["normalize"](features, torch.ones(3), epoch=0)
-    recoverables = {"model": recoverable_model(modules), "normalizer": modules["normalize"]}
-    with torch.no_grad():
-        for parameter in recoverables["model"].parameters():
-            parameter += 0.05 * torch.randn_like(parameter)
-    Checkpointer(folder / "save", recoverables).save_checkpoint(meta={"epoch": 1})
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +38,7 @@ def _prepared(corpus, tmp_path_factory):
     )
 
 
-@pytest.fixture(scope="module", params=list(BASES))
+@pytest.fixture(scope="module", params=KINDS)
 def trained(request, tmp_path_factory, texts):
     folder = make_run(tmp_path_factory.mktemp("trained") / "run", request.param, texts)
     return folder, request.param

@@ -5,6 +5,7 @@ import shutil
 
 import numpy as np
 import soundfile
+from trained import KINDS, make_run
 
 from summarymixing.dataio import tokenizer
 from summarymixing.dataio.an4 import VALID_SPEAKERS
@@ -126,10 +127,18 @@ def table(folder, sets):
         _lines(folder / f"{split}.jsonl", map(json.dumps, rows))
 
 
+def fine_tune(folder, sets):
+    """A user's speech, and what it may be given to."""
+    table(folder, sets)
+    for kind in KINDS:
+        make_run(folder / kind, kind, [text for _, text in sets["train"]])
+
+
 LAYOUTS = {
     "AISHELL": aishell,
     "AN4": an4,
     "CommonVoice": common_voice,
+    "FineTune": fine_tune,
     "LibriSpeech": librispeech,
     "Mini": mini,
     "TEDLIUM2": tedlium,
