@@ -41,7 +41,8 @@ USAGE = """usage: train.py [RECIPE.yaml] --pretrained=MODEL --train=FILE --valid
                 [--test=FILE] [--old=FILE] [--key=value ...] [--dry_run]
 
 MODEL is the output folder of a training, or a package. Without RECIPE.yaml, the one here for its
-kind of model is taken. Every key at the top of it is an option. What follows are SpeechBrain's own.
+kind of model is taken. Every key at the top of it, or of its base, is an option. What follows are
+SpeechBrain's own.
 """
 
 # A recipe for each kind of model, by the modules that it has.

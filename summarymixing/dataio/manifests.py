@@ -542,7 +542,8 @@ def prepare(manifest_folder, arguments, sources, loaders):
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise  # an experiment says what to do then
-            raise InputError(f"{error.filename}: cannot be written ({error.strerror})") from error
+            done = "written" if Path(error.filename or folder).is_relative_to(folder) else "read"
+            raise InputError(f"{error.filename}: cannot be {done} ({error.strerror})") from error
     return {name: str(path) for name, path in paths.items()}
 
 

@@ -6,6 +6,7 @@ import io
 import os
 import re
 import traceback
+from typing import NamedTuple
 
 import ruamel.yaml
 import speechbrain as sb
@@ -118,10 +119,10 @@ def check_complete(path, hparams, required, optional):
             raise InputError(f"{path}: the key {key!r} is missing")
     text, _ = source(path)
     known = {*required, *optional, "variants", "variant", *RunOptions().as_dict()}
-    for key, value in hparams.items():
-        built = not isinstance(value, (str, int, float, list, type(None)))
-        if key not in known and not built and f"<{key}>" not in text:
-            close = difflib.get_close_matches(key, known, 1)
+    for key in hparams:
+        private = key.startswith("__")  # of effects, as of `__set_seed: !apply:…`
+        if key not in known and not private and not re.search(rf"<{key}\W", text):
+            close = difflib.get_close_matches(key, (known | hparams.keys()) - {key}, 1)
             hint = f"; did you mean {close[0]}?" if close else ""
             raise InputError(f"{path}: nothing reads the key {key!r}{hint}")
 
@@ -158,7 +159,7 @@ def check_same_experiment(path, overrides, output_folder):
 
 
 def resolved(path, overrides):
-    """The text of a recipe with its base, includes, references and overrides in place."""
+    """The text of a recipe with its base, variants, includes, references and overrides in place."""
     return resolve_references(_stream(path), with_variants(path, overrides), False).getvalue()
 
 
@@ -175,10 +176,10 @@ def source(path):
           peak: !ref <lr>
           warmup_steps: !ref <warmup_steps>
 
-    Its keys replace those of the base; new ones are put where they are, after the key before them.
-    A mapping without a tag, as `speed_perturb` above, replaces keys of the base's mapping, which
-    keeps its tag and its others. Paths are relative to the file that names them. The base may have
-    a base, too.
+    Its keys replace those of the base, and new ones come last. A mapping without a tag, as
+    `speed_perturb` above, replaces keys of the mapping in the base, which keeps its tag and its
+    other keys. `base` and `variants` are relative to the file that has them. The base may
+    have a base, too; only the last one may include files.
 
     Arguments
     ---------
@@ -193,8 +194,9 @@ def source(path):
     Raises
     ------
     InputError
-        For a file that is missing, malformed or its own base, or a mapping of which the base has
-        nothing.
+        For a file that is missing, malformed or its own base, a base that a run has resolved, a
+        mapping without a tag where the base has none, and for what cannot be laid over: anchors
+        and aliases, and files that are included.
 
     Example
     -------
@@ -210,54 +212,118 @@ def source(path):
     copy: !ref <width>
     depth: 8
     """
-    return _source(os.fspath(path), ())
+    recipe = _recipe(path)
+    return recipe.text, recipe.place
 
 
-def _source(path, above):
+class _Recipe(NamedTuple):
+    """A file with its base: its text, what ruamel reads of it, and the file of the last base."""
+
+    text: str
+    tree: dict
+    place: str
+
+
+def _recipe(path, above=()):
     text = _text(path)
-    base = _nodes(text, path).get("base")
-    if base is None:
-        return text, path
-    folder, above = os.path.dirname(path), (os.path.abspath(path), *above)
-    base = os.path.normpath(os.path.join(folder, str(base.value)))
+    tree = _tree(text, path)
+    real = os.path.realpath(path)  # where HyperPyYAML looks for what a file includes
+    if "base" not in tree:
+        return _Recipe(text, tree, real)
+    base = tree.pop("base")
+    if not isinstance(base, str) or not base:
+        raise InputError(f"{path}: base: the file of another recipe is expected, got {base!r}")
+    base = os.path.realpath(os.path.join(os.path.dirname(real), base))
+    shown = os.path.relpath(base)
     if not os.path.isfile(base):
-        raise InputError(f"{path}: base: there is no file {base}")
-    if os.path.abspath(base) in above:
-        raise InputError(f"{path}: base: {base} would be its own base")
-    under, place = _source(base, above)
-
-    def moved(name):
-        return os.path.relpath(os.path.join(folder, name), os.path.dirname(place))
-
-    text = re.sub(r"!include:(\S+)", lambda found: f"!include:{moved(found[1])}", text)
-    recipe, merged = (ruamel.yaml.YAML().load(part) for part in (text, under))
-    del recipe["base"]
-    if recipe.get("variants"):
-        recipe["variants"] = [moved(name) for name in recipe["variants"]]
-    for key, value in recipe.items():
+        raise InputError(f"{path}: base: there is no file {shown}")
+    if base in (real, *above):
+        raise InputError(f"{path}: base: {shown} would be its own base")
+    merged, place = _recipe(shown, (real, *above))[1:]
+    if "variants" in merged and merged["variants"] is None:
+        raise InputError(
+            f"{path}: base: {shown} is what a run has left, all values in their places: nothing "
+            "follows from a change; give the recipe of that run"
+        )
+    _check_simple(_text(shown), shown)
+    _check_simple(text, path, included=False)
+    if "variants" in tree:
+        folders = _folders(tree["variants"], path)
+        tree["variants"] = [os.path.join(os.path.dirname(real), folder) for folder in folders]
+    for key, value in tree.items():
         if _is_plain_mapping(value):
             _must_know([key], merged, path, base)
-    _lay_over(merged, recipe)
+    _lay_over(merged, tree, path, shown)
+    _put_in_order(merged)
     stream = io.StringIO()
     ruamel.yaml.YAML().dump(merged, stream)
-    return stream.getvalue(), place
+    return _Recipe(stream.getvalue(), merged, place)
 
 
-def _lay_over(tree, values):
-    place = 0
+def _check_simple(text, path, included=True):
+    """Raises InputError for what does not keep its meaning in another file."""
+    for event in ruamel.yaml.YAML().parse(text):
+        if getattr(event, "anchor", None):
+            raise InputError(
+                f"{path}: a recipe with a base, or that is one, can have no anchor "
+                f"({event.anchor}): use !ref"
+            )
+        if not included and str(getattr(event, "tag", None)).startswith("!include:"):
+            raise InputError(
+                f"{path}: a recipe with a base cannot include a file ({event.tag}); only the base "
+                "can, and a mapping without a tag changes what is included"
+            )
+
+
+def _lay_over(tree, values, where, base):
     for key, value in values.items():
-        if _is_plain_mapping(value) and isinstance(tree.get(key), dict):
-            _lay_over(tree[key], value)
-        elif key in tree:
+        under = tree.get(key)
+        if not _is_plain_mapping(value) or under is None:
             tree[key] = value
+        elif isinstance(under, dict):
+            _lay_over(under, value, f"{where}: {key}", base)
         else:
-            # HyperPyYAML resolves a reference to a reference only if that one comes first.
-            tree.insert(place, key, value)
-        place = list(tree).index(key) + 1
+            raise InputError(
+                f"{where}: {key}: {base} has no mapping there, whose keys these could replace; "
+                "give it a tag (!new:…, !name:…) to replace all"
+            )
+
+
+def _put_in_order(tree):
+    """HyperPyYAML resolves a reference to a reference only if that one comes first."""
+    order = {}
+
+    def put(key):
+        if key not in order:
+            order[key] = None  # before what it refers to, in case that refers to it
+            for name in _references(tree[key]):
+                if _tag(tree.get(name)) in _REFERENCES:
+                    put(name)
+            order[key] = order.pop(key)
+
+    for key in tree:
+        put(key)
+    for key in order:
+        tree.move_to_end(key)
+
+
+_REFERENCES = ("!ref", "!copy")
+
+
+def _references(value):
+    """The names of keys to which a value refers."""
+    if isinstance(value, (dict, list)):
+        values = value.values() if isinstance(value, dict) else value
+        return [name for part in values for name in _references(part)]
+    return re.findall(r"<(\w+)", str(value)) if _tag(value) in _REFERENCES else []
+
+
+def _tag(value):
+    return getattr(getattr(value, "tag", None), "value", None) or ""
 
 
 def _is_plain_mapping(value):
-    return isinstance(value, dict) and value.tag.value is None
+    return isinstance(value, dict) and not _tag(value)
 
 
 def _stream(path):
@@ -312,27 +378,28 @@ def with_variants(path, overrides=""):
     {'width': 8, 'depth': 3, 'variants': None}
     """
     overrides = read_overrides(overrides)
-    text, place = source(path)
-    top = _nodes(text, path)
+    _, top, place = _recipe(path)
     if "variants" not in top:
         return overrides
-    if "variants" not in overrides and str(top["variants"].tag).endswith(":null"):
+    if "variants" not in overrides and top["variants"] is None:
         if "variant" in overrides:
             raise InputError(f"{path}: its variants are applied already; give its recipe instead")
         return overrides
-    files = _variants(path, place, top, overrides)
-    names = overrides.get("variant", top["variant"].value if "variant" in top else "")
+    if "variants" in overrides:
+        files = _variants(path, path, top, overrides["variants"])
+    else:
+        files = _variants(path, place, top, top["variants"])
     chosen = []
-    for name in _names(names):
+    for name in _names(overrides.get("variant", top.get("variant"))):
         if name not in files:
             close = difflib.get_close_matches(name, files, 1)
             hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(files)}"
             raise InputError(f"variant: there is no {name!r} for {path}; {hint}")
         values = {}
         for file in files[name]:
-            known = {**top, "kind": None}
-            _must_know(_nodes(_text(file), file), known, os.path.relpath(file), path)
-            recursive_update(values, _plain(file))
+            found = _plain(file)
+            _must_know(found, {**top, "kind": None}, os.path.relpath(file), path)
+            recursive_update(values, found)
         kind = values.pop("kind", None)
         for other, its_kind, _ in chosen:
             if kind is not None and kind == its_kind:
@@ -371,11 +438,10 @@ def variants(path, kind=None):
 
 def _of_recipe(path):
     """The files of each of a recipe's variants; none where they are applied already."""
-    text, place = source(path)
-    top = _nodes(text, path)
-    if "variants" not in top or str(top["variants"].tag).endswith(":null"):
+    _, top, place = _recipe(path)
+    if top.get("variants") is None:
         return {}
-    return _variants(path, place, top, {})
+    return _variants(path, place, top, top["variants"])
 
 
 def _that_set(path, key):
@@ -386,12 +452,7 @@ def _that_set(path, key):
 
 def _plain(file):
     """The values of a variant's file."""
-    text = _text(file)
-    _nodes(text, file)  # raises for what is no mapping
-    try:
-        values = ruamel.yaml.YAML(typ="safe", pure=True).load(text)
-    except ruamel.yaml.error.YAMLError as error:
-        raise InputError(f"{file}: {_explain(error)}") from error
+    values = _tree(_text(file), file, "safe")
     if "kind" in values and values["kind"] not in KINDS:
         raise InputError(
             f"{os.path.relpath(file)}: kind is one of {', '.join(KINDS)}, not {values['kind']!r}"
@@ -399,14 +460,11 @@ def _plain(file):
     return values
 
 
-def _variants(path, place, top, overrides):
+def _variants(path, place, top, folders):
     """The files of each variant, in the order in which they are applied."""
-    folders = overrides.get("variants") or [node.value for node in top["variants"].value]
-    objective = re.fullmatch(
-        r"!include:(?:.*/)?([^/]+)\.yaml", str(getattr(top.get("model"), "tag", ""))
-    )
+    objective = re.fullmatch(r"!include:(?:.*/)?([^/]+)\.yaml", _tag(top.get("model")))
     found = {}
-    for folder in [folders] if isinstance(folders, str) else folders:
+    for folder in _folders(folders, path):
         folder = os.path.normpath(os.path.join(os.path.dirname(place), folder))
         if not os.path.isdir(folder):
             raise InputError(f"{path}: variants: there is no folder {os.path.relpath(folder)}")
@@ -417,6 +475,13 @@ def _variants(path, place, top, overrides):
             ):
                 found.setdefault(name, []).append(os.path.join(folder, file))
     return dict(sorted(found.items()))
+
+
+def _folders(value, path):
+    folders = [value] if isinstance(value, str) else value
+    if not isinstance(folders, list) or not all(isinstance(folder, str) for folder in folders):
+        raise InputError(f"{path}: variants: a list of folders is expected, got {value!r}")
+    return folders
 
 
 def _names(text):
@@ -448,9 +513,6 @@ def read_overrides(overrides):
     if isinstance(overrides, str):
         try:
             overrides = ruamel.yaml.YAML(typ="safe", pure=True).load(overrides) or {}
-        except ruamel.yaml.constructor.DuplicateKeyError as error:
-            key = re.search(r'duplicate key "(.*?)"', error.problem)[1]
-            raise InputError(f"command line: {key} is given twice") from error
         except ruamel.yaml.error.YAMLError as error:
             raise InputError(f"command line: {_explain(error)}") from error
     return overrides
@@ -463,18 +525,21 @@ def _text(path):
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}; give the YAML file of a recipe") from error
     except UnicodeDecodeError as error:
-        raise InputError(f"{path}: {_explain(error)}") from error
+        raise InputError(f"{path}: not a text in UTF-8; give the YAML file of a recipe") from error
 
 
-def _nodes(text, path):
-    """The keys of a YAML mapping, whatever their tags stand for."""
+def _tree(text, path, kind="rt"):
+    """A YAML mapping as ruamel reads it: "rt", whatever its tags stand for, or "safe", plain."""
     try:
-        node = ruamel.yaml.YAML().compose(text)
+        tree = ruamel.yaml.YAML(typ=kind, pure=True).load(text)
     except (ruamel.yaml.error.YAMLError, ValueError) as error:
         raise InputError(f"{path}: {_explain(error)}") from error
-    if not isinstance(node, ruamel.yaml.nodes.MappingNode):
+    if not isinstance(tree, dict):
         raise InputError(f"{path}: not a YAML mapping of hyperparameters")
-    return {key.value: value for key, value in node.value}
+    for key in tree:
+        if not isinstance(key, str):
+            raise InputError(f"{path}: keys are names, got {key!r}")
+    return tree
 
 
 def check_keys(path, overrides, optional=()):
@@ -490,17 +555,16 @@ def check_keys(path, overrides, optional=()):
     optional : list of str
         Keys that the overrides may have although the file has not.
     """
-    text, place = source(path)
-    top = _nodes(text, path)
+    _, top, place = _recipe(path)
     _must_know(overrides, {**top, **dict.fromkeys(optional)}, "command line", path)
-    for key, node in top.items():
-        tag = str(node.tag or "")
+    for key, value in top.items():
+        tag = _tag(value)
         if not tag.startswith("!include:"):
             continue
-        fragment = os.path.join(os.path.dirname(place), tag[len("!include:") :])
-        known = _nodes(_text(os.path.normpath(fragment)), fragment)
-        if isinstance(node, ruamel.yaml.nodes.MappingNode):
-            _must_know([k.value for k, _ in node.value], known, f"{path}: {key}", fragment)
+        fragment = os.path.normpath(os.path.join(os.path.dirname(place), tag[len("!include:") :]))
+        known = _tree(_text(fragment), fragment)
+        if isinstance(value, dict):
+            _must_know(value, known, f"{path}: {key}", fragment)
         if isinstance(overrides.get(key), dict):
             _must_know(overrides[key], known, f"command line: {key}", fragment)
 
@@ -516,6 +580,8 @@ def _must_know(keys, known, where, path):
 def _explain(error, path=None):
     """What an exception of the loading (of this recipe) says, on one line."""
     text = " ".join(str(part) for part in error.args) or str(error)
+    if isinstance(error, ruamel.yaml.constructor.DuplicateKeyError):
+        return re.search(r'duplicate key "(.*?)"', error.problem)[1] + " is given twice"
     if isinstance(error, ruamel.yaml.error.MarkedYAMLError):
         text = str(error)
     missing = re.search(r"'(\w+)' is a !PLACEHOLDER", text)

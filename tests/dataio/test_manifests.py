@@ -299,6 +299,11 @@ def test_a_folder_that_cannot_be_written(tmp_path, utterances, folder):
     assert folder in str(error.value) and "\n" not in str(error.value)
 
 
+def test_a_source_that_cannot_be_read(tmp_path):
+    with pytest.raises(InputError, match="gone.txt: cannot be read .No such file"):
+        manifests.prepare(tmp_path, {}, {}, {"train": lambda: open(tmp_path.parent / "gone.txt")})
+
+
 @pytest.mark.parametrize("name", ["", ".", "..", "a/b", "/a", "a\0", 5, None])
 def test_names_of_test_sets_that_are_no_file_names(name):
     with pytest.raises(InputError, match="^test set .*: a plain file name is expected$"):

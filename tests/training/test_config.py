@@ -1,6 +1,7 @@
 """Whether a folder's checkpoints are of the experiment that is asked for."""
 
 import itertools
+import shutil
 
 import pytest
 
@@ -57,7 +58,7 @@ def test_an_option_given_twice(options, key):
 
 @pytest.mark.parametrize(
     ("content", "said"),
-    ((b"", "not a YAML mapping"), (b"# \xe9\nwidth: 1", "UnicodeDecodeError"), (None, "Is a dir")),
+    ((b"", "not a YAML mapping"), (b"# \xe9\nwidth: 1", "not a text in UTF-8"), (None, "Is a dir")),
 )
 def test_a_variant_that_is_none(grid, content, said):
     file = grid.parents[1] / "shared" / "none.yaml"
@@ -268,7 +269,6 @@ def based(tmp_path):
         hparams__parts="low: 1\nhigh: 2\n",
         hparams__variants__wide="width: 40\n",
         mine__variants__heads="model: {heads: 5}\n",
-        mine__part="c: 3\n",
         mine__recipe="""
 base: ../hparams/recipes/base.yaml
 variants: [../hparams/variants, variants]
@@ -279,7 +279,8 @@ deep:
   layers: 3
   name: !ref <name>
 parts: {high: 9}
-own: !include:part.yaml
+double: !ref <width> * 2
+half: !ref <double> // 4
 """,
         mine__deeper__recipe="""
 base: ../recipe.yaml
@@ -295,9 +296,22 @@ def test_a_base(based):
     assert loaded["deep"] == {"layers": 3, "heads": 6, "name": "results/6/name"}
     assert type(loaded["deep"]).__name__ == "Counter"
     assert loaded["model"] == {"width": 6, "heads": 2} and loaded["parts"] == {"low": 1, "high": 9}
-    assert loaded["own"] == {"c": 3} and "base" not in loaded
-    keys = "variants variant output_folder width name deep model parts own folder"
+    assert (loaded["double"], loaded["half"]) == (12, 3) and "base" not in loaded
+    # New keys come last, but for a reference that is referred to.
+    keys = "variants variant output_folder width name deep model parts folder double half"
     assert [*loaded] == keys.split()
+
+
+def test_a_key_of_the_base_refers_to_a_new_one(based):
+    _write(
+        based.parent,
+        after="base: recipe.yaml\nwidth: !ref <more>\nmore: !ref <least> + 2\nleast: 1\n",
+    )
+    loaded = config.load(str(based.parent / "after.yaml"))
+    assert loaded["width"] == 3 and loaded["deep"]["heads"] == 3 and loaded["half"] == 1
+    _write(based.parent, round="base: recipe.yaml\nwidth: !ref <more>\nmore: !ref <width>\n")
+    with pytest.raises(InputError, match="round.yaml"):
+        config.load(str(based.parent / "round.yaml"))
 
 
 def test_a_base_with_variants_and_options(based):
@@ -318,7 +332,27 @@ def test_a_base_of_a_base(based, monkeypatch):
         monkeypatch.chdir(folder)
         loaded = config.load(given)
         assert loaded["deep"] == {"layers": 1}  # a tag of its own: nothing of the base's
-        assert loaded["model"] == {"width": 40, "heads": 5} and loaded["own"] == {"c": 3}
+        assert loaded["model"] == {"width": 40, "heads": 5} and loaded["parts"]["high"] == 9
+
+
+@pytest.mark.parametrize("name", ["ä ö", "实验", "a}b", "a%20b", "a#b", "a!b", "a'b", 'a"b'])
+def test_a_base_and_a_recipe_in_any_folder(based, tmp_path, name):
+    moved = tmp_path / name
+    shutil.copytree(based.parents[1] / "hparams", moved / "hparams")
+    shutil.copytree(based.parent, moved / f"mine {name}")
+    expected = config.load(str(based), {"variant": "wide,heads"})
+    path = moved / f"mine {name}" / "recipe.yaml"
+    assert config.load(str(path), {"variant": "wide,heads"}) == expected
+    link = tmp_path / "link"
+    link.symlink_to(moved, target_is_directory=True)
+    (tmp_path / "recipe.yaml").symlink_to(path)
+    for given in (link / f"mine {name}" / "recipe.yaml", tmp_path / "recipe.yaml"):
+        assert config.load(str(given), {"variant": "wide,heads"}) == expected
+
+
+def test_folders_of_variants_by_option_are_relative_to_the_recipe(based):
+    _write(based.parent, own__tall="width: 9\n")
+    assert config.load(str(based), {"variants": "own", "variant": "tall"})["width"] == 9
 
 
 @pytest.mark.parametrize(
@@ -328,7 +362,39 @@ def test_a_base_of_a_base(based, monkeypatch):
         ("base: recipe.yaml", "recipe.yaml: base: .*recipe.yaml would be its own base"),
         ("base: other.yaml", "other.yaml: base: .*recipe.yaml would be its own base"),
         ("base: broken.yaml", "broken.yaml: .*line 2"),
-        ("base: [a, b]", "recipe.yaml: base: there is no file"),
+        (
+            "base: [a, b]",
+            "recipe.yaml: base: the file of another recipe is expected, got .'a', 'b'",
+        ),
+        ("base:", "recipe.yaml: base: the file of another recipe is expected, got None"),
+        ("base: .", "recipe.yaml: base: there is no file"),
+        ("base: noise.yaml", "noise.yaml: not a text in UTF-8"),
+        ("base: left.yaml\na: 2", "left.yaml is what a run has left.*give the recipe of that run"),
+        ("base: fine.yaml\nbase: fine.yaml", "recipe.yaml: base is given twice"),
+        ("base: fine.yaml\na: 1\na: 2", "recipe.yaml: a is given twice"),
+        ("base: twice.yaml", "twice.yaml: a is given twice"),
+        ("base: fine.yaml\n7: 2", "recipe.yaml: keys are names, got 7"),
+        ("base: fine.yaml\na: &x 1", "recipe.yaml: .* no anchor .x.: use !ref"),
+        ("base: anchor.yaml", "anchor.yaml: .* no anchor .x.: use !ref"),
+        (
+            "base: fine.yaml\nmore:\n- !include:x.yaml",
+            "recipe.yaml: .*cannot include a file .!include:x",
+        ),
+        (
+            "base: fine.yaml\nvariants: 7",
+            "recipe.yaml: variants: a list of folders is expected, got 7",
+        ),
+        (
+            "base: fine.yaml\nvariants: [[a]]",
+            "recipe.yaml: variants: a list of folders is expected",
+        ),
+        ("base: fine.yaml\nvariants: own", "recipe.yaml: variants: there is no folder .*own"),
+        ("base: fine.yaml\na: {b: 1}", "recipe.yaml: a: fine.yaml has no mapping there"),
+        (
+            "base: fine.yaml\ndeep: {inner: {b: 1}}",
+            "recipe.yaml: deep: inner: fine.yaml has no mapping there.*give it a tag",
+        ),
+        ("base: fine.yaml\nnew: {b: 1}", "recipe.yaml: no key 'new' in fine.yaml; known are"),
         (
             "base: ../hparams/recipes/base.yaml\npart: {high: 1}",
             "recipe.yaml: no key 'part' in .*base.yaml; did you mean parts?",
@@ -339,8 +405,19 @@ def test_a_base_of_a_base(based, monkeypatch):
         ),
     ],
 )
-def test_a_base_that_is_none(based, text, said):
-    _write(based.parent, other="base: recipe.yaml\n", broken="a: 1\nb: }\n")
+def test_a_base_that_is_none(based, text, said, monkeypatch):
+    _write(
+        based.parent,
+        other="base: recipe.yaml\n",
+        broken="a: 1\nb: }\n",
+        left="variants:\na: 1\n",
+        fine="a: 1\ndeep: !new:dict {inner: !new:dict }\n",
+        twice="a: 1\na: 2\n",
+        anchor="a: &x 1\nb: *x\n",
+    )
+    (based.parent / "noise.yaml").write_bytes(bytes(range(256)))
     based.write_text(text + "\n")
-    with pytest.raises(InputError, match=said):
+    monkeypatch.chdir(based.parent)
+    with pytest.raises(InputError, match=said) as caught:
         config.load(str(based))
+    assert len(str(caught.value)) < 400 and "\n" not in str(caught.value)
