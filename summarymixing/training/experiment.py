@@ -62,8 +62,9 @@ NGRAM = "ngram.arpa"  # in the output folder: the n-gram model of a recipe with 
 
 USAGE = """usage: train.py RECIPE.yaml --data_folder=... [--key=value ...] [--dry_run]
 
-Every key at the top of the recipe's YAML, or of its base's, is an option. --dry_run trains, validates
-and tests for two steps and says what the real run would take. What follows are SpeechBrain's own.
+Every key at the top of the recipe's YAML, or of its base's, is an option. --dry_run trains,
+validates and tests for two steps and says what the real run would take. What follows are
+SpeechBrain's own options.
 """
 
 

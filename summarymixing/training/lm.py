@@ -39,7 +39,8 @@ OPTIONAL = ["threads"]
 USAGE = """usage: train.py RECIPE.yaml --train_text=... --valid_text=... --tokenizer_file=... \
 [--key=value ...]
 
-Every key at the top of the recipe's YAML, or of its base's, is an option. What follows are SpeechBrain's own options.
+Every key at the top of the recipe's YAML, or of its base's, is an option. What follows are
+SpeechBrain's own options.
 """
 
 
