@@ -385,7 +385,7 @@ def with_variants(path, overrides=""):
         if "variant" in overrides:
             raise InputError(f"{path}: its variants are applied already; give its recipe instead")
         return overrides
-    if "variants" in overrides:
+    if overrides.get("variants"):
         files = _variants(path, path, top, overrides["variants"])
     else:
         files = _variants(path, place, top, top["variants"])
