@@ -239,13 +239,13 @@ def _recipe(path, above=()):
         raise InputError(f"{path}: base: there is no file {shown}")
     if base in (real, *above):
         raise InputError(f"{path}: base: {shown} would be its own base")
-    merged, place = _recipe(shown, (real, *above))[1:]
+    under, merged, place = _recipe(shown, (real, *above))
     if "variants" in merged and merged["variants"] is None:
         raise InputError(
             f"{path}: base: {shown} is what a run has left, all values in their places: nothing "
             "follows from a change; give the recipe of that run"
         )
-    _check_simple(_text(shown), shown)
+    _check_simple(under, shown)
     _check_simple(text, path, included=False)
     if "variants" in tree:
         folders = _folders(tree["variants"], path)
