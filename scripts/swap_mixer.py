@@ -5,8 +5,9 @@
     python recipes/FineTune/train.py --pretrained=OUT --train=… --valid=…
 
 MODEL is the output folder of a training, or a package. OUT gets what is needed to load the model
-and to train it on. All weights but those of the mixers are kept; Branchformer merges its branches
-in another way with SummaryMixing, and that is new, too.
+and to train it on. All weights but those of the mixers are kept. Branchformer merges its branches
+in another way with SummaryMixing, so that these weights are new, too; with --branch_merge=linear
+it keeps its own.
 """
 
 import argparse
@@ -15,6 +16,7 @@ from collections import Counter
 
 from summarymixing import adapt
 from summarymixing.errors import InputError, said_in_one_line
+from summarymixing.models.transformer_asr import BRANCH_MERGES
 from summarymixing.training import config
 
 
@@ -37,6 +39,9 @@ def main(argv=None):
         parser.add_argument(f"--{name}", type=int, nargs="+", help="hidden widths of the cell")
     for name in ("local_proj_out_dim", "summary_out_dim"):
         parser.add_argument(f"--{name}", type=int, help="of the cell; its default is d_model")
+    parser.add_argument(
+        "--branch_merge", choices=BRANCH_MERGES, help="of Branchformer; by default the mixer's"
+    )
     parser.add_argument("--force", action="store_true", help="replace what this made of OUT before")
     arguments = vars(parser.parse_args(argv))
     model, out, force = (arguments.pop(name) for name in ("model", "out", "force"))

@@ -237,6 +237,17 @@ def test_a_mixer_is_swapped_and_all_else_is_kept(
     assert "mha_layer" not in capsys.readouterr().err
 
 
+def test_branchformer_keeps_its_merge_when_asked(attentive, load_script, tmp_path):
+    folder = attentive("ctc_attention", encoder_module="branchformer")
+    out = tmp_path / "out"
+    load_script("swap_mixer").main([str(folder), str(out), "--branch_merge=linear"])
+    old, new = (weights(adapt.read(path).recogniser.modules) for path in (folder, out))
+    merges = [name for name in new if "merge_proj" in name]
+    assert merges and all(torch.equal(old[name], new[name]) for name in merges)
+    mixers = [name for name in new if "mha_layer" in name]
+    assert mixers and old.keys().isdisjoint(mixers)
+
+
 def test_what_cannot_be_swapped(attentive, load_script, tmp_path, capsys):
     folder, out = attentive("ctc_attention"), tmp_path / "out"
     main = load_script("swap_mixer").main

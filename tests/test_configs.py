@@ -81,6 +81,9 @@ def _grid():
         for variant in (f"{encoder},{mixer}" for encoder in ENCODERS for mixer in MIXERS):
             yield pytest.param(path, variant, id=f"AN4/{kind}-{variant}")
     yield pytest.param(RECIPE, "conformer,rope,summary_decoder,small", id="AN4/summary_decoder")
+    for kind in ("ctc_attention", "transducer"):
+        variant = "branchformer,summarymixing,linear_merge"
+        yield pytest.param(AN4 / f"{kind}.yaml", variant, id=f"AN4/{kind}-linear_merge")
 
 
 def _default(path):
@@ -220,6 +223,9 @@ def _is_the_variant(model, hparams, variant):
         else:
             assert model.mixer == ATTENTION.get(name, name) and not cells
             assert hparams["encoder_nhead"] > 1
+    if model.encoder_module == "branchformer":
+        linear = {isinstance(layer.merge_proj, nn.Linear) for layer in model.encoder.layers}
+        assert linear == {model.mixer != "SummaryMixing" or "linear_merge" in names}
     if hasattr(model, "decoder"):
         summary = isinstance(model.decoder.layers[0].self_attn, CausalSummaryMixing)
         assert summary == ("summary_decoder" in names)
@@ -286,6 +292,7 @@ LIBRISPEECH_SIZES = {
     "transformer,rope": (65.9, 37.8),
     "transformer": (65.9, 37.8),
     "branchformer,summarymixing,summary_decoder": (117.3, 86.0),
+    "branchformer,summarymixing,linear_merge": (109.4, 81.3),
 }
 # M parameters of all modules: with CTC + attention LibriSpeech's, a token adds its embedding and
 # two rows

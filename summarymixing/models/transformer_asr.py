@@ -35,6 +35,7 @@ ENCODERS = {
     "transformer": TransformerEncoder,
 }
 DECODER_MIXERS = ("attention", "SummaryMixing")
+BRANCH_MERGES = ("linear", "mlp")
 
 
 class TransformerASR(host.TransformerASR):
@@ -67,6 +68,11 @@ class TransformerASR(host.TransformerASR):
         with one of mixers: [1, 1, 1, 8]. Without a decoder `nhead` may be that list.
     local_proj_hid_dim, local_proj_out_dim, summary_hid_dim, summary_out_dim, mode, summaries
         Of the `SummaryMixing` cell; widths default to d_model.
+    branch_merge : str, optional
+        How Branchformer puts a layer's two branches together: "linear", SpeechBrain's one linear
+        layer, or "mlp", the published merge of SummaryMixing: widths `summary_hid_dim` and
+        d_model, the activation after both. None: "mlp" in layers with SummaryMixing, "linear" in
+        the others. Nothing to the other encoders.
     max_length : int
         Frames for which sinusoids are made at once; longer inputs make more.
     causal : bool
@@ -127,6 +133,7 @@ class TransformerASR(host.TransformerASR):
         summaries=None,
         decoder_mixer="attention",
         activation_checkpointing=False,
+        branch_merge=None,
     ):
         if encoder_module not in ENCODERS:
             raise InputError(
@@ -140,6 +147,11 @@ class TransformerASR(host.TransformerASR):
         if decoder_mixer not in DECODER_MIXERS:
             raise InputError(
                 f"decoder_mixer must be one of {', '.join(DECODER_MIXERS)}, got {decoder_mixer!r}"
+            )
+        if branch_merge not in (None, *BRANCH_MERGES):
+            raise InputError(
+                f"branch_merge must be one of {', '.join(BRANCH_MERGES)}, or null for that of the "
+                f"mixer, got {branch_merge!r}"
             )
         check_integer("d_model", d_model)
         check_heads(d_model, nhead)
@@ -211,6 +223,7 @@ class TransformerASR(host.TransformerASR):
                 return TransformerEncoderLayer(
                     mixer, d_model, d_ffn, activation, dropout, normalize_before
                 )
+            merge = branch_merge or ("mlp" if kind == "SummaryMixing" else "linear")
             return BranchformerEncoderLayer(
                 mixer,
                 d_model,
@@ -220,7 +233,7 @@ class TransformerASR(host.TransformerASR):
                 csgu_linear_units,
                 gate_activation,
                 use_linear_after_conv,
-                summary["summary_hid_dim"] if kind == "SummaryMixing" else None,
+                summary["summary_hid_dim"] if merge == "mlp" else None,
             )
 
         self.encoder = ENCODERS[encoder_module](

@@ -191,10 +191,12 @@ def test_heads_in_turn_without_a_decoder():
         TransformerASR(5, 8, d_model=16, nhead=[1, 8], encoder_nhead=1, num_decoder_layers=1)
 
 
-def test_widths_of_the_cell(make_model):
-    def widths(network):
-        return [(layer.in_features, layer.out_features) for layer in network[::2]]
+def widths(network):
+    linear = [layer for layer in network.modules() if isinstance(layer, torch.nn.Linear)]
+    return [(layer.in_features, layer.out_features) for layer in linear]
 
+
+def test_widths_of_the_cell(make_model):
     cell = make_model("conformer", encoder_nhead=1).encoder.layers[0].mha_layer
     assert widths(cell.local) == widths(cell.summary) == [(16, 16), (16, 16)]
     model = make_model(
@@ -217,6 +219,18 @@ def test_no_hidden_layer_is_a_choice(make_model):
     layer = model.encoder.layers[0]
     assert len(layer.mha_layer.local) == len(layer.mha_layer.summary) == 2
     assert len(layer.merge_proj) == 2
+
+
+@pytest.mark.parametrize("attention", ("SummaryMixing", "RoPEMHA"))
+def test_each_merge_goes_with_each_mixer(attention, make_model):
+    def merge(kind, **changes):
+        model = make_model("branchformer", attention_type=attention, branch_merge=kind, **changes)
+        return model.encoder.layers[-1].merge_proj
+
+    assert type(merge("linear")) is torch.nn.Linear
+    assert widths(merge("mlp", summary_hid_dim=[20])) == [(32, 20), (20, 16)]
+    own = "mlp" if attention == "SummaryMixing" else "linear"
+    assert widths(merge(None)) == widths(merge(own))
 
 
 def test_constructor_keeps_what_it_is_given(make_model):
@@ -254,6 +268,7 @@ def test_constructor_keeps_what_it_is_given(make_model):
         ({"local_proj_hid_dim": 64}, "64"),
         ({"causal": True}, "causal.*SummaryMixing"),
         ({"causal": True, "attention_type": "hypermixing"}, "causal.*hypermixing"),
+        ({"branch_merge": "MLP"}, "branch_merge.*linear, mlp.*'MLP'"),
         ({"mode": "SummaryMixing-lite", "summary_out_dim": 20}, "summary_out_dim.*16.*20"),
     ),
     ids=str,

@@ -522,6 +522,7 @@ MEANINGS = {
     "SummaryMixing-expdecay": "expdecay", "summary decoder": "summary_decoder",
     "RoPE attention": "rope", "relative positions": "relpos", "self-attention": "relpos",
     "HyperMixing": "hypermixing", "CNN only": "none", "small": "small",
+    "linear merge": "linear_merge",
 }  # fmt: skip
 # No variant has the attention of the paper's Transformer.
 OF_THE_TRANSFORMER = {"variant": "transformer", "attention_type": "regularMHA"}
