@@ -511,6 +511,12 @@ def test_unknown_override():
     _refused(SMALL | {"xyz": 3}, "xyz", "known are")
 
 
+def test_no_augmentation():
+    no = SMALL | {"spec_augment": None}
+    _refused(no, "fea_augment is a part of spec_augment", "give --fea_augment=")
+    assert config.load(str(RECIPE), no | {"fea_augment": None})["fea_augment"] is None
+
+
 def test_unknown_key_on_the_way_into_a_fragment():
     _refused(SMALL | {"model": {"dropuot": 0.2}}, "dropuot", "did you mean dropout?")
 

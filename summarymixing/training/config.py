@@ -98,7 +98,8 @@ def load(path, overrides="", optional=()):
     try:
         return load_hyperpyyaml(_stream(path), overrides, overrides_must_match=False)
     except Exception as error:  # YAML runs constructors of any kind: whatever fails is the user's
-        raise InputError(f"{path}: {_explain(error, path)}") from error
+        reason = _taken_from_no_mapping(path, overrides) or _explain(error, path)
+        raise InputError(f"{path}: {reason}") from error
 
 
 def check_complete(path, hparams, required, optional):
@@ -575,6 +576,14 @@ def _must_know(keys, known, where, path):
             close = difflib.get_close_matches(key, known, 1)
             hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(known)}"
             raise InputError(f"{where}: no key {key!r} in {os.path.relpath(path)}; {hint}")
+
+
+def _taken_from_no_mapping(path, overrides):
+    """What to say of a key that refers into another one, if the overrides made this null, say."""
+    for key, other in re.findall(r"^(\w+): !ref <(\w+)\[", source(path)[0], re.M):
+        if not isinstance(overrides.get(other, {}), dict) and key not in overrides:
+            return f"{key} is a part of {other}, which is no mapping now: give --{key}=…, too"
+    return None
 
 
 def _explain(error, path=None):
