@@ -1,4 +1,4 @@
-"""The learning curve of a run: one row an epoch in `curve.csv`, and a picture of it."""
+"""The learning curve of a run: one row an epoch in `curve.csv`, and pictures of one or several."""
 
 import csv
 import logging
@@ -25,6 +25,8 @@ COLUMNS = (
 _LOG_ABOVE = 8
 
 _TRAIN, _VALID, _RATE = "#4477AA", "#CC3311", "#999999"
+# Runs that are compared: Paul Tol's bright colours.
+_EACH = ("#4477AA", "#EE6677", "#228833", "#CCBB44", "#66CCEE", "#AA3377", "#BBBBBB")
 
 
 def append(path: str | os.PathLike, epoch: int, **values: float | None) -> None:
@@ -129,6 +131,71 @@ def draw(
     ...     Path(folder, "curve.png").stat().st_size > 1000
     True
     """
+    rows = source if isinstance(source, list) else read(source)
+    if not rows:
+        raise InputError("learning curve: there is no epoch to draw")
+    figure, (upper, lower) = _panels(2)
+    upper.set_title(title or Path(png_path).resolve().parent.name)
+    _draw_losses(upper, rows)
+    _draw_quality(lower, rows)
+    _draw_rate(lower, rows)
+    _save(figure, png_path)
+
+
+def compare(
+    curves: dict[str, str | os.PathLike | list[dict]], png_path: str | os.PathLike, title: str = ""
+) -> None:
+    """Draw several runs' losses over the epochs, and their WER where one has any.
+
+    Arguments
+    ---------
+    curves : dict
+        Name of a run to its CSV file, or rows as `read` returns them.
+    png_path : path
+    title : str, optional
+
+    Raises
+    ------
+    InputError
+        If a file cannot be read, or a run has no epoch.
+
+    Example
+    -------
+    >>> import tempfile
+    >>> runs = {name: [{"epoch": 1, "train_loss": 2.0}] for name in ("with", "without")}
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     compare(runs, f"{folder}/curves.png")
+    ...     Path(folder, "curves.png").stat().st_size > 1000
+    True
+    """
+    curves = {
+        name: source if isinstance(source, list) else read(source)
+        for name, source in curves.items()
+    }
+    empty = [name for name, rows in curves.items() if not rows]
+    if empty or not curves:
+        raise InputError(f"learning curve {', '.join(empty)}: there is no epoch to draw")
+    rates = {name: _known(rows, "valid_wer") for name, rows in curves.items()}
+    known = [value for _, values in rates.values() for value in values]
+    figure, panels = _panels(2 if known else 1)
+    panels[0].set_title(title)
+    panels[0].set_ylabel("loss: training —, validation - -")
+    for i, (name, rows) in enumerate(curves.items()):
+        color = _EACH[i % len(_EACH)]
+        for column, line, label in (("train_loss", "-", name), ("valid_loss", "--", None)):
+            epochs, values = _known(rows, column)
+            panels[0].plot(epochs, values, line, color=color, linewidth=1.4, label=label)
+        if known:
+            epochs, values = rates[name]
+            panels[1].plot(epochs, values, color=color, **_style(values))
+    panels[0].legend(frameon=False, fontsize=8)
+    if known:
+        panels[1].set_ylabel("validation WER (%)")
+        _percents(panels[1], known)
+    _save(figure, png_path)
+
+
+def _panels(number):
     # It lists every font of the machine at DEBUG level, which a run's log has.
     logging.getLogger("matplotlib").setLevel(logging.WARNING)
     # Slow to import, and needed once a run at most. The figure is made without pyplot, which would
@@ -136,23 +203,19 @@ def draw(
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    rows = source if isinstance(source, list) else read(source)
-    if not rows:
-        raise InputError("learning curve: there is no epoch to draw")
-
-    figure = Figure(figsize=(7, 6), dpi=150, layout="constrained", facecolor="white")
-    upper, lower = figure.subplots(2, 1, sharex=True)
-    upper.set_title(title or Path(png_path).resolve().parent.name)
-    _draw_losses(upper, rows)
-    _draw_quality(lower, rows)
-    _draw_rate(lower, rows)
-    lower.set_xlabel("epoch")
-    lower.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1, steps=[1, 2, 5, 10]))
-    for axes in (upper, lower):
+    figure = Figure(figsize=(7, 3 * number), dpi=150, layout="constrained", facecolor="white")
+    panels = figure.subplots(number, 1, sharex=True, squeeze=False)[:, 0]
+    panels[-1].set_xlabel("epoch")
+    integers = MaxNLocator(integer=True, min_n_ticks=1, steps=[1, 2, 5, 10])
+    panels[-1].xaxis.set_major_locator(integers)
+    for axes in panels:
         axes.grid(True, which="major", color="#E5E5E5", linewidth=0.8)
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
+    return figure, panels
 
+
+def _save(figure, png_path):
     image = BytesIO()
     figure.savefig(image, format="png")
     write_whole(png_path, image.getvalue())
@@ -177,20 +240,21 @@ def _draw_quality(axes, rows):
         return
     axes.set_ylabel("validation WER (%)")
     axes.plot(epochs, values, color=_VALID, **_style(values))
+    _percents(axes, values)
     best = min(values)
-    if best > 0 and max(values) > _LOG_ABOVE * best:
-        _log_percent(axes, best, max(values))
-    else:
-        axes.set_ylim(0, 1.08 * max(values) or 1)
     epoch = epochs[values.index(best)]
     # A box over the curve's own corner would hide it: the number goes above the panel.
     axes.plot([epoch], [best], "o", markersize=8, markerfacecolor="none", color=_VALID)
     axes.set_title(f"best WER {best:.2f} % (epoch {epoch})", loc="left", fontsize=9, color=_VALID)
 
 
-def _log_percent(axes, low, high):
+def _percents(axes, values):
     from matplotlib.ticker import FixedLocator, NullLocator, StrMethodFormatter
 
+    low, high = min(values), max(values)
+    if low <= 0 or high <= _LOG_ABOVE * low:
+        axes.set_ylim(0, 1.08 * high or 1)
+        return
     axes.set_yscale("log")
     axes.set_ylim(low / 1.25, high * 1.25)
     # 1, 2, 5 times powers of ten, written out: people read percents, not exponents.

@@ -10,7 +10,7 @@ import torch
 from matplotlib.figure import Figure
 
 from summarymixing.errors import InputError
-from summarymixing.training.curves import COLUMNS, append, draw, read
+from summarymixing.training.curves import COLUMNS, append, compare, draw, read
 
 
 def run(epochs=30, wer=True):
@@ -176,3 +176,53 @@ logging.getLogger("other").debug("that is all")
     lines = [line for line in done.stderr.splitlines() if line.startswith(("DEBUG", "INFO"))]
     assert lines == ["DEBUG:other:that is all"]
     assert (tmp_path / "curve.png").exists()
+
+
+def test_runs_are_drawn_together(figures, tmp_path):
+    compare({"a": run(), "b": run(20), "c": run(wer=False)}, tmp_path / "c.png", "Title")
+    losses, rates = figures[-1].axes
+    assert losses.get_title() == "Title"
+    assert [text.get_text() for text in losses.get_legend().get_texts()] == ["a", "b", "c"]
+    lengths = [len(line.get_xdata()) for line in losses.lines]
+    assert lengths == [30, 30, 20, 20, 30, 30]
+    assert losses.lines[3].get_ydata()[-1] == 90 / 20
+    assert [list(line.get_ydata())[-1:] for line in rates.lines] == [[100 / 30], [5], []]
+    assert len({line.get_color() for line in rates.lines}) == 3
+    assert rates.get_yscale() == "log"
+    compare({"c": run(wer=False)}, tmp_path / "c.png")
+    assert len(figures[-1].axes) == 1
+
+
+def test_the_command_that_draws_them(load_script, figures, tmp_path, capsys):
+    main = load_script("compare_curves").main
+    runs = [tmp_path / name / "1" for name in ("attention", "summary")]
+    for folder in runs:
+        append(folder / "curve.csv", 1, train_loss=2.0)
+    runs[1] = runs[1] / "curve.csv"
+    png = tmp_path / "c.png"
+
+    def names(*options):
+        main([*map(str, runs), f"--out={png}", *options])
+        return [text.get_text() for text in figures[-1].axes[0].get_legend().get_texts()]
+
+    def refused(*command):
+        with pytest.raises(SystemExit) as caught:
+            main([*map(str, command)])
+        assert caught.value.code == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        return line
+
+    assert names() == ["attention", "summary"]
+    assert capsys.readouterr().out == f"{png}\n" and png.read_bytes()[1:4] == b"PNG"
+    assert names("--names", "x", "y") == ["x", "y"]
+    del runs[0]
+    assert names() == ["1"]
+    runs.append(tmp_path / "attention" / "1")
+    capsys.readouterr()
+    assert "2 are expected, one a run, got 1" in refused(*runs, "--out=c.png", "--names", "x")
+    assert "a name of its own" in refused(runs[0], runs[0], f"--out={png}")
+    assert "no such file" in refused(tmp_path / "none", f"--out={png}")
+    empty = tmp_path / "curve.csv"
+    empty.write_text("epoch\n")
+    assert "there is no epoch to draw" in refused(empty, f"--out={png}")
+    assert f"{tmp_path}: cannot be written (Is a" in refused(runs[0], f"--out={tmp_path}")
