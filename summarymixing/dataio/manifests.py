@@ -96,7 +96,7 @@ def write(path, utterances, on_bad="drop", description="manifest"):
         What to do about an utterance with unusable audio or no transcript.
         "drop" (training sets): leave it out, name it in the log and in ``<stem>.dropped.csv``;
         so are empty transcripts. "raise" (dev and test sets, whose score would change):
-        an error; an empty transcript is kept, as scoring can handle it.
+        an error; an empty transcript is kept, as scoring can handle it, and named in the log.
     description : str
         What the progress bar and the messages call the set.
 
@@ -196,6 +196,15 @@ def write(path, utterances, on_bad="drop", description="manifest"):
             len(utterances),
             f" ({more} more than named above)" if more > 0 else "",
             dropped,
+        )
+    empty = [row[0] for row in rows if not row[4]]
+    if empty:
+        logger.warning(
+            "%s: %d of %d transcripts are empty, and what is recognised there are errors: %s",
+            description,
+            len(empty),
+            len(rows),
+            some(empty),
         )
     write_csv(path, COLUMNS + SEGMENT_COLUMNS if segments else COLUMNS, rows)
     return len(rows)

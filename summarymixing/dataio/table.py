@@ -40,7 +40,8 @@ def prepare(
     """Writes the manifests ``train.csv``, ``valid.csv`` and one ``<split>.csv`` per test split.
 
     Training utterances whose audio or transcript is missing, empty or broken are left out and
-    named; in the other sets they are an error. Transcripts are kept as they are. Nothing is done
+    named; in the other sets they are an error, but for empty transcripts, which are named and
+    stay. Transcripts are kept as they are. Nothing is done
     if the manifests exist and neither arguments nor source files have changed.
 
     Arguments

@@ -20,6 +20,7 @@ logger = logging.getLogger(__name__)
 
 MODEL_TYPES = ("unigram", "bpe", "char")
 UNK, BOS, EOS = 0, 1, 2
+_IN_RECIPES = " (output_neurons in a recipe)"
 
 
 def train(
@@ -191,11 +192,16 @@ def check_fits(
 
 def _train(texts, vocab_size, model_type, character_coverage) -> bytes:
     if model_type not in MODEL_TYPES:
-        raise InputError(f"model_type must be one of {', '.join(MODEL_TYPES)}, got {model_type!r}")
+        raise InputError(
+            f"model_type must be one of {', '.join(MODEL_TYPES)}, got {model_type!r} "
+            "(token_type in a recipe)"
+        )
     if vocab_size is None and model_type != "char":
-        raise InputError(f"vocab_size must be given for model_type {model_type}")
+        raise InputError(f"vocab_size must be given for model_type {model_type}{_IN_RECIPES}")
     if vocab_size is not None and vocab_size <= EOS + 1:
-        raise InputError(f"vocab_size must be above {EOS + 1} (special tokens), got {vocab_size}")
+        raise InputError(
+            f"vocab_size must be above {EOS + 1} (special tokens), got {vocab_size}{_IN_RECIPES}"
+        )
     if not 0 < character_coverage <= 1:
         raise InputError(f"character_coverage must be in (0, 1], got {character_coverage}")
     # SentencePiece iterates over the characters of a string without a word.
@@ -247,12 +253,12 @@ def _explained(message, vocab_size):
     if found := re.search(r"smaller than required_chars\. \d+ vs (\d+)", message):
         return InputError(
             f"vocab_size {vocab_size} is too small for the characters of these texts: use at least "
-            f"{found[1]}, or a character_coverage below 1"
+            f"{found[1]}, or a character_coverage below 1{_IN_RECIPES}"
         )
     return None
 
 
 def _too_large(vocab_size, largest):
     return InputError(
-        f"vocab_size {vocab_size} is too large for these texts: use at most {largest}"
+        f"vocab_size {vocab_size} is too large for these texts: use at most {largest}{_IN_RECIPES}"
     )

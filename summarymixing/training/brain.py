@@ -37,8 +37,11 @@ class ASRBrain(TrainingBrain):
 
     def _check(self):
         super()._check()
-        if self.hparams.avg_metric == "WER" and self.hparams.valid_search_interval != 1:
-            raise InputError("avg_metric: WER needs a WER every epoch: valid_search_interval: 1")
+        metric = self.hparams.avg_metric
+        if metric in ("WER", "CER") and self.hparams.valid_search_interval != 1:
+            raise InputError(
+                f"avg_metric: {metric} needs a {metric} every epoch: valid_search_interval: 1"
+            )
 
     def _compile(self):
         # SpeechBrain compiles whole modules, anew for each length: minutes, and then gives up. The
@@ -137,10 +140,11 @@ class ASRBrain(TrainingBrain):
         self.totals.hypotheses |= dict(zip(batch.id, texts))
 
     def validated(self):
-        wer = None
+        rates = {"valid_wer": None, "valid_cer": None}
         if self.totals.hypotheses:
-            wer = metrics.score(self.totals.references, self.totals.hypotheses).wer
-        return super().validated() | {"valid_wer": wer}
+            scores = metrics.score(self.totals.references, self.totals.hypotheses)
+            rates = {"valid_wer": scores.wer, "valid_cer": scores.cer}
+        return super().validated() | rates
 
     def score(self, name, loader):
         """Decodes a test set; its scores. Hypotheses and alignments go into files of their own.

@@ -22,7 +22,13 @@ from summarymixing.errors import InputError, one_line
 
 logger = logging.getLogger(__name__)
 
-AVERAGED_BY = {"ACC": "max_key", "epoch": "max_key", "WER": "min_key", "loss": "min_key"}
+AVERAGED_BY = {
+    "ACC": "max_key",
+    "epoch": "max_key",
+    "WER": "min_key",
+    "CER": "min_key",
+    "loss": "min_key",
+}
 CHECKSUMS = "checksums.json"
 _OF_ANOTHER_MODEL = ("size mismatch", "Missing key", "Unexpected key")  # as torch says it
 _HIDDEN = ".unfinished-"  # not what SpeechBrain takes for a checkpoint

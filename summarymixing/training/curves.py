@@ -19,12 +19,14 @@ COLUMNS = (
     "valid_loss",
     "valid_accuracy",
     "valid_wer",
+    "valid_cer",
 )
 
 # Above this ratio of worst to best WER, a linear axis flattens the end, which is what matters.
 _LOG_ABOVE = 8
 
-_TRAIN, _VALID, _RATE = "#4477AA", "#CC3311", "#999999"
+_TRAIN, _VALID, _CER, _RATE = "#4477AA", "#CC3311", "#EE7733", "#999999"
+_ERRORS = (("valid_wer", "WER", "-", _VALID), ("valid_cer", "CER", "--", _CER))
 # Runs that are compared: Paul Tol's bright colours.
 _EACH = ("#4477AA", "#EE6677", "#228833", "#CCBB44", "#66CCEE", "#AA3377", "#BBBBBB")
 
@@ -41,7 +43,7 @@ def append(path: str | os.PathLike, epoch: int, **values: float | None) -> None:
     epoch : int
     **values : float or None
         The other columns, `COLUMNS` or more; None or left out where not measured. `valid_accuracy`
-        is a share of 1, `valid_wer` is in percent.
+        is a share of 1, `valid_wer` and `valid_cer` are in percent.
 
     Raises
     ------
@@ -106,9 +108,9 @@ def draw(
     png_path: str | os.PathLike,
     title: str | None = None,
 ) -> None:
-    """Draw the losses, and the WER with the learning rate, over the epochs.
+    """Draw the losses, and the error rates with the learning rate, over the epochs.
 
-    Without any WER the lower panel shows the validation accuracy instead.
+    Without any error rate the lower panel shows the validation accuracy instead.
 
     Arguments
     ---------
@@ -145,7 +147,7 @@ def draw(
 def compare(
     curves: dict[str, str | os.PathLike | list[dict]], png_path: str | os.PathLike, title: str = ""
 ) -> None:
-    """Draw several runs' losses over the epochs, and their WER where one has any.
+    """Draw several runs' losses over the epochs, and their error rates where one has any.
 
     Arguments
     ---------
@@ -175,8 +177,12 @@ def compare(
     empty = [name for name, rows in curves.items() if not rows]
     if empty or not curves:
         raise InputError(f"learning curve {', '.join(empty)}: there is no epoch to draw")
-    rates = {name: _known(rows, "valid_wer") for name, rows in curves.items()}
-    known = [value for _, values in rates.values() for value in values]
+    known = [
+        value
+        for rows in curves.values()
+        for column, *_ in _ERRORS
+        for value in _known(rows, column)[1]
+    ]
     figure, panels = _panels(2 if known else 1)
     panels[0].set_title(title)
     panels[0].set_ylabel("loss: training —, validation - -")
@@ -185,12 +191,12 @@ def compare(
         for column, line, label in (("train_loss", "-", name), ("valid_loss", "--", None)):
             epochs, values = _known(rows, column)
             panels[0].plot(epochs, values, line, color=color, linewidth=1.4, label=label)
-        if known:
-            epochs, values = rates[name]
-            panels[1].plot(epochs, values, color=color, **_style(values))
+        for column, _, line, _ in _ERRORS if known else ():
+            epochs, values = _known(rows, column)
+            panels[1].plot(epochs, values, line, color=color, **_style(values))
     panels[0].legend(frameon=False, fontsize=8)
     if known:
-        panels[1].set_ylabel("validation WER (%)")
+        panels[1].set_ylabel("validation %: WER —, CER - -")
         _percents(panels[1], known)
     _save(figure, png_path)
 
@@ -232,20 +238,26 @@ def _draw_losses(axes, rows):
 
 
 def _draw_quality(axes, rows):
-    epochs, values = _known(rows, "valid_wer")
-    if not values:
+    found = [(*_known(rows, column), *how) for column, *how in _ERRORS]
+    found = [error for error in found if error[1]]
+    if not found:
         epochs, values = _known(rows, "valid_accuracy")
         axes.set_ylabel("validation accuracy (%)")
         axes.plot(epochs, [100 * value for value in values], color=_VALID, **_style(values))
         return
-    axes.set_ylabel("validation WER (%)")
-    axes.plot(epochs, values, color=_VALID, **_style(values))
-    _percents(axes, values)
-    best = min(values)
-    epoch = epochs[values.index(best)]
-    # A box over the curve's own corner would hide it: the number goes above the panel.
-    axes.plot([epoch], [best], "o", markersize=8, markerfacecolor="none", color=_VALID)
-    axes.set_title(f"best WER {best:.2f} % (epoch {epoch})", loc="left", fontsize=9, color=_VALID)
+    axes.set_ylabel(f"validation {' and '.join(name for _, _, name, *_ in found)} (%)")
+    best = []
+    for epochs, values, name, line, color in found:
+        axes.plot(epochs, values, line, color=color, label=name, **_style(values))
+        lowest = min(values)
+        epoch = epochs[values.index(lowest)]
+        axes.plot([epoch], [lowest], "o", markersize=8, markerfacecolor="none", color=color)
+        best.append(f"{name} {lowest:.2f} % (epoch {epoch})")
+    _percents(axes, [value for _, values, *_ in found for value in values])
+    # A box over the curve's own corner would hide it: the numbers go above the panel.
+    axes.set_title(f"best {', '.join(best)}", loc="left", fontsize=9, color=_VALID)
+    if len(found) > 1:
+        axes.legend(frameon=False, fontsize=8)
 
 
 def _percents(axes, values):

@@ -58,7 +58,7 @@ class FineTuning:
         check_integer("patience", self._patience, none="null")
         if self._patience is not None and self.hparams.avg_metric == "epoch":
             raise InputError(
-                "patience needs avg_metric: WER, loss or ACC, to know what is better; or "
+                "patience needs avg_metric: WER, CER, loss or ACC, to know what is better; or "
                 "patience: null"
             )
 

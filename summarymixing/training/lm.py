@@ -113,8 +113,11 @@ class LMBrain(TrainingBrain):
 
     def _check(self):
         super()._check()
-        if self.hparams.avg_metric == "WER":
-            raise InputError("avg_metric: WER is that of a recogniser; use loss, ACC or epoch")
+        if self.hparams.avg_metric in ("WER", "CER"):
+            raise InputError(
+                f"avg_metric: {self.hparams.avg_metric} is that of a recogniser; use loss, ACC or "
+                "epoch"
+            )
         encoding = getattr(self.modules.lm, "positional_encoding", None)
         limit = getattr(encoding, "max_len", math.inf)
         if self.hparams.max_tokens + 1 > limit:

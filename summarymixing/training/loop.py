@@ -26,12 +26,18 @@ PREEMPTED = "preempted"  # a file in the output folder, there while a run is to 
 MAX_UNREAD = 20  # utterances of an epoch that may turn out unreadable, on each process
 
 # Metrics of checkpoints, and how the log shows an epoch, by the column of the learning curve.
-METRIC_COLUMNS = {"ACC": "valid_accuracy", "WER": "valid_wer", "loss": "valid_loss"}
+METRIC_COLUMNS = {
+    "ACC": "valid_accuracy",
+    "WER": "valid_wer",
+    "CER": "valid_cer",
+    "loss": "valid_loss",
+}
 _SHOWN = {
     "train_loss": "train loss {:.3f}",
     "valid_loss": "valid loss {:.3f}",
     "valid_accuracy": "accuracy {:.3f}",
     "valid_wer": "WER {:.2f} %",
+    "valid_cer": "CER {:.2f} %",
     "valid_perplexity": "perplexity {:.2f}",
 }
 
@@ -111,7 +117,9 @@ class TrainingBrain(sb.Brain):
             raise InputError(f"avg_metric must be one of {', '.join(AVERAGED_BY)}, got {metric!r}")
         check_integer("avg_checkpoints", count)
         if metric == "ACC" and not self.has_accuracy:
-            raise InputError("avg_metric: ACC is that of an attention decoder; use WER or loss")
+            raise InputError(
+                "avg_metric: ACC is that of an attention decoder; use WER, CER or loss"
+            )
         if self.hparams.tensorboard and importlib.util.find_spec("tensorboard") is None:
             raise InputError("tensorboard: True needs the package: pip install tensorboard")
 

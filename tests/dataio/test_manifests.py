@@ -180,10 +180,13 @@ def test_raise(tmp_path, utterances, text, reason):
     assert not (tmp_path / "dev.csv").exists()
 
 
-def test_raise_keeps_empty_transcripts(tmp_path, utterances):
+def test_raise_keeps_empty_transcripts(tmp_path, utterances, caplog):
     utterances.append(Utterance("u5", utterances[0].wav, "s", ""))
     assert manifests.write(tmp_path / "dev.csv", utterances, on_bad="raise") == 6
     assert manifests.read(tmp_path / "dev.csv")[-1]["wrd"] == ""
+    assert (
+        "1 of 6 transcripts are empty, and what is recognised there are errors: u5" in caplog.text
+    )
 
 
 @pytest.mark.parametrize("on_bad", ["drop", "raise"])

@@ -2,6 +2,7 @@
 
 import logging
 import random
+import re
 
 import pytest
 
@@ -125,10 +126,12 @@ def test_too_large_a_size_names_the_largest(tmp_path, model_type):
         train(texts, tmp_path / "m.model", 5000, model_type)
     message = str(caught.value)
     assert message.startswith("vocab_size 5000 is too large") and "\n" not in message
-    largest = int(message.split()[-1])
+    largest, key = re.search(r"at most (\d+) \((\w+) in a recipe\)$", message).groups()
+    assert key == "output_neurons"
+    largest = int(largest)
     # It is the largest: it can be trained, and one more cannot.
     assert train(texts, tmp_path / "m.model", largest, model_type).get_piece_size() == largest
-    with pytest.raises(InputError, match=f"at most {largest}$"):
+    with pytest.raises(InputError, match=f"at most {largest} "):
         train(texts, tmp_path / "m.model", largest + 1, model_type)
 
 

@@ -67,9 +67,9 @@ def test_resumed_run_replaces_the_epochs_it_repeats(tmp_path):
 def test_further_columns_may_come_later(tmp_path):
     path = tmp_path / "curve.csv"
     append(path, 1, train_loss=1)
-    append(path, 2, valid_cer=7.5)
-    assert [row["valid_cer"] for row in read(path)] == [None, 7.5]
-    assert list(read(path)[0]) == [*COLUMNS, "valid_cer"]
+    append(path, 2, valid_perplexity=7.5)
+    assert [row["valid_perplexity"] for row in read(path)] == [None, 7.5]
+    assert list(read(path)[0]) == [*COLUMNS, "valid_perplexity"]
 
 
 def test_nan_survives_the_file(tmp_path):
@@ -124,6 +124,20 @@ def test_wer_is_logarithmic_only_over_a_wide_range(tmp_path, figures):
     draw(run(6), tmp_path / "narrow.png")
     assert [figure.axes[1].get_yscale() for figure in figures] == ["log", "linear"]
     assert figures[1].axes[1].get_ylim()[0] == 0
+
+
+def test_character_errors_are_drawn_with_those_of_words(tmp_path, figures):
+    rows = [row | {"valid_cer": row["valid_wer"] / 4} for row in run(8)[1::2]]
+    draw(rows, tmp_path / "curve.png")
+    compare({"a": rows, "b": run(4)}, tmp_path / "curves.png")
+    axes, together = figures[0].axes[1], figures[1].axes[1]
+    assert axes.get_ylabel() == "validation WER and CER (%)"
+    assert axes.get_title(loc="left") == "best WER 12.50 % (epoch 8), CER 3.12 % (epoch 8)"
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["WER", "CER"]
+    # As many points as each has: WER and CER of the first, WER of the second.
+    assert [len(line.get_xdata()) for line in together.lines] == [4, 4, 2, 0]
+    assert together.lines[1].get_ydata()[-1] == 12.5 / 4
+    assert axes.get_yscale() == together.get_yscale() == "log"
 
 
 def test_accuracy_stands_in_for_the_wer(tmp_path, figures):
@@ -186,8 +200,9 @@ def test_runs_are_drawn_together(figures, tmp_path):
     lengths = [len(line.get_xdata()) for line in losses.lines]
     assert lengths == [30, 30, 20, 20, 30, 30]
     assert losses.lines[3].get_ydata()[-1] == 90 / 20
-    assert [list(line.get_ydata())[-1:] for line in rates.lines] == [[100 / 30], [5], []]
-    assert len({line.get_color() for line in rates.lines}) == 3
+    wers = rates.lines[::2]  # there are no CERs
+    assert [list(line.get_ydata())[-1:] for line in wers] == [[100 / 30], [5], []]
+    assert len({line.get_color() for line in wers}) == 3
     assert rates.get_yscale() == "log"
     compare({"c": run(wer=False)}, tmp_path / "c.png")
     assert len(figures[-1].axes) == 1

@@ -267,7 +267,8 @@ def test_long_sentences_are_cut_in_training(command, tokenizer_file, tmp_path):
         ({"max_tokens": 2500}, ["max_tokens", "max_length=2500", "got 2500"]),
         ({"batch_bytes": 0}, ["batch_bytes", "positive integer"]),
         ({"label_smoothing": 1.0}, ["label_smoothing", "1.0"]),
-        ({"avg_metric": "WER"}, ["avg_metric", "recogniser"]),
+        ({"avg_metric": "WER"}, ["avg_metric: WER", "recogniser"]),
+        ({"avg_metric": "CER"}, ["avg_metric: CER", "recogniser"]),
         ({"bach_bytes": 10}, ["bach_bytes", "did you mean batch_bytes?"]),
     ],
 )

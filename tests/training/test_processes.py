@@ -106,7 +106,7 @@ def test_the_same_validation_and_word_error_rate(trained):
         with open(trained[processes] / "curve.csv") as file:
             curves.append(list(csv.DictReader(file)))
     for alone, together in zip(*curves, strict=True):
-        for key in ("valid_loss", "valid_accuracy", "valid_wer", "step"):
+        for key in ("valid_loss", "valid_accuracy", "valid_wer", "valid_cer", "step"):
             if alone[key]:
                 assert float(alone[key]) == pytest.approx(float(together[key]), rel=1e-5)
 
