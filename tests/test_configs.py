@@ -400,10 +400,10 @@ def test_small_is_of_10_to_15_million(path, encoder, mixer):
     ("path", "variant", "low", "high"),
     [
         # The largest and the smallest of each of recipes/README.md's ranges
-        ("LibriSpeech/hparams/ctc_attention.yaml", "branchformer,relpos", 13.5, 14),
+        ("LibriSpeech/hparams/ctc_attention.yaml", "branchformer,expdecay", 14, 15),
         ("AN4/hparams/ctc_attention.yaml", "branchformer,none", 7, 8.5),
-        ("LibriSpeech/hparams/transducer.yaml", "branchformer,summarymixing", 12, 14),
-        ("VoxPopuli/hparams/transducer.yaml", "branchformer,summarymixing", 11, 14),
+        ("LibriSpeech/hparams/transducer.yaml", "branchformer,summarymixing", 12, 15),
+        ("VoxPopuli/hparams/transducer.yaml", "branchformer,summarymixing", 11, 15),
         ("AN4/hparams/transducer.yaml", "branchformer,none", 7, 8),
         ("LibriSpeech/hparams/ctc_attention.yaml", "transformer,summarymixing", 9, 10),
         ("AN4/hparams/transducer.yaml", "transformer,none", 3, 4),
@@ -415,7 +415,7 @@ def test_other_small_sizes(path, variant, low, high):
 
 def test_small_ranges_are_the_readmes():
     text = " ".join((ROOT / "recipes/README.md").read_text().split())
-    assert "10 to 15 M parameters" in text and "7 to 14 M with other mixers" in text
+    assert "10 to 15 M parameters" in text and "7 to 15 M with other mixers" in text
     assert "3 to 10 M with a Transformer encoder" in text
 
 
@@ -426,7 +426,8 @@ def test_halves_of_the_fast_cell_follow_the_width():
 
 
 SETTINGS = {
-    # published: peak, warm-up, seconds and utterances of a GPU's batch, of a step, epochs, tokens
+    # peak, warm-up, seconds and utterances of a GPU's batch, seconds of a step, epochs, tokens:
+    # published but for the Conformer's warm-up and the steps of all but LibriSpeech
     "LibriSpeech/ctc_attention branchformer,summarymixing": (
         5e-4, 30000, 500, 128, 2000, 120, 5000, "ctc_weight: 0.3, label_smoothing: 0.0",
     ),
