@@ -102,11 +102,11 @@ def _report(brain, training, tests, size, peak):
     searches = epochs // hparams.valid_search_interval
     total = steps * step + searches * tests["valid"] + sum(tests.values())
     rows = brain.train_loader.dataset.rows.select(longest)
-    seconds = batches.durations.sum()
+    utterances, seconds = len(batches.durations), batches.durations.sum()
     kept = hparams.avg_checkpoints + 2  # the newest, and the one that is being written
     return [
-        f"train: {len(batches.durations)} utterances, {seconds / 3600:.2f} h, "
-        f"{batches.steps} steps an epoch of {seconds / batches.steps:.0f} s of speech "
+        f"train: {utterances} utterances, {seconds / 3600:.2f} h, {batches.steps} steps an epoch "
+        f"of {utterances / batches.steps:.1f} utterances, {seconds / batches.steps:.0f} s "
         f"(processes: {batches.world_size}, batches accumulated: {batches.accumulation})",
         f"longest batch: {len(longest)} utterances of up to {max(rows.durations):.1f} s; "
         f"peak memory {peak / 1e9:.2f} GB",

@@ -359,6 +359,8 @@ def test_dry_run_says_what_the_run_would_take_and_leaves_no_training(
     steps = -(-batches_of(folder) // 2)
     for part in (f"7 epochs, {7 * steps} steps", "longest batch", "decoding test-synthetic", "MB"):
         assert part in shown
+    mean = len(manifests.read(folder / "manifests/train.csv")) / steps
+    assert f"{steps} steps an epoch of {mean:.1f} utterances, " in shown
     assert {path.name for path in folder.iterdir()} <= {
         *("manifests", "tokenizer.model", "hyperparams.yaml", "log.txt", "experiment.py", "save"),
     }
