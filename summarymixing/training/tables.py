@@ -92,6 +92,7 @@ _EXPLAINED = (
 )
 _COSTS = {"gpu_hours": "GPU hours", "memory_gb": "peak GB"}
 _PUBLISHED = {"marker": "D", "facecolor": "none", "edgecolor": "#C0504D"}
+_SPEAKERS = "#DCE6F2"
 
 
 # Options that do not make another model of what is trained, or that the folder says.
@@ -672,15 +673,18 @@ def as_csv(table, rows) -> str:
 def figure(table, rows):
     """A table as a `matplotlib.figure.Figure`: a panel a test, and those of time and memory."""
     from matplotlib.figure import Figure
+    from matplotlib.patches import Patch
 
     time = "gpu_hours" if any(row["gpu_hours"] is not None for row in rows) else "minutes"
     panels = [*table["tests"], time, "memory_gb"]
     titles = {**table["tests"], "minutes": "minutes of training", **_COSTS}
     names = [_no_formula(row["name"]) for row in rows]
     places = range(len(rows), 0, -1)
-    size = (2.2 + 2.1 * len(panels), 1.3 + 0.32 * len(rows))
+    widths = [3.2 if panel in table["tests"] else 1.8 for panel in panels]
+    size = (2.2 + sum(widths), 1.3 + 0.32 * len(rows))
     whole = Figure(figsize=size, dpi=120, layout="constrained", facecolor="white")
-    for axes, panel in zip(whole.subplots(1, len(panels), sharey=True, squeeze=False)[0], panels):
+    shape = {"sharey": True, "squeeze": False, "width_ratios": widths}
+    for axes, panel in zip(whole.subplots(1, len(panels), **shape)[0], panels):
         for place, row in zip(places, rows):
             if panel in table["tests"]:
                 scores = row["tests"][panel]
@@ -688,6 +692,9 @@ def figure(table, rows):
                     scores[key] for key in ("published", "mean", "seeds_interval")
                 )
                 seeds = [value for value in scores["values"].values() if value is not None]
+                if scores["speakers_interval"] is not None:
+                    low, high = scores["speakers_interval"]
+                    axes.barh(place, high - low, 0.5, low, color=_SPEAKERS, zorder=1.5)
                 axes.plot(seeds, [place] * len(seeds), ".", color="#7FA8D1", markersize=5, zorder=2)
             else:
                 published, mean, error = row["published"].get(panel), row[panel], None
@@ -707,11 +714,13 @@ def figure(table, rows):
         axes.set_yticks(list(places), names)
         axes.set_ylim(0.4, len(rows) + 0.6)
     marks = [axes.scatter([], [], color="#1F4E8C", s=16, label="ours: mean, 95 % over seeds")]
+    if any(score["speakers_interval"] for row in rows for score in row["tests"].values()):
+        marks.append(Patch(color=_SPEAKERS, label="95 % over speakers"))
     known = [row["published"] for row in rows]
     known += [{"test": scores["published"]} for row in rows for scores in row["tests"].values()]
     if any(value is not None for published in known for value in published.values()):
         marks.append(axes.scatter([], [], s=34, label="published", **_PUBLISHED))
-    whole.legend(handles=marks, loc="outside lower center", ncols=2, frameon=False, fontsize=8)
+    whole.legend(handles=marks, loc="outside lower center", ncols=3, frameon=False, fontsize=8)
     whole.suptitle(_no_formula(table["title"]), fontsize=11)
     return whole
 

@@ -1,5 +1,6 @@
 """Tables of published numbers and ours: reading, what is to run, what is collected and written."""
 
+import copy
 import csv
 import io
 import json
@@ -413,6 +414,8 @@ def test_dollars_are_no_formula(table, root):
 
 def test_figure(collected):
     table, _, rows = collected
+    rows = copy.deepcopy(rows)
+    next(iter(rows[0]["tests"].values()))["speakers_interval"] = (7.5, 9.0)
     panels = {axes.get_title(): axes for axes in tables.figure(table, rows).axes}
     assert list(panels) == ["dev", "test-clean", "GPU hours", "peak GB"]
 
@@ -436,6 +439,9 @@ def test_figure(collected):
     assert points(dev, "o") == [(pytest.approx(25 / 3), 2)]
     half = tables.half_width([7.0, 8.0, 10.0])
     assert bars(dev) == [(pytest.approx(25 / 3 - half), 2), (pytest.approx(25 / 3 + half), 2)]
+    (band,) = dev.patches
+    assert (band.get_x(), band.get_x() + band.get_width()) == (7.5, 9.0)
+    assert band.get_y() + band.get_height() / 2 == 2
     assert published(dev) == [(2.5, 2)]
     assert published(panels["test-clean"]) == []
     assert points(panels["test-clean"], "o") == [(pytest.approx(28 / 3), 2)]
