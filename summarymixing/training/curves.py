@@ -177,12 +177,11 @@ def compare(
     empty = [name for name, rows in curves.items() if not rows]
     if empty or not curves:
         raise InputError(f"learning curve {', '.join(empty)}: there is no epoch to draw")
-    known = [
-        value
-        for rows in curves.values()
-        for column, *_ in _ERRORS
-        for value in _known(rows, column)[1]
-    ]
+    known = {
+        f"{name} {'—' if line == '-' else '- -'}": values
+        for column, name, line, _ in _ERRORS
+        if (values := [value for rows in curves.values() for value in _known(rows, column)[1]])
+    }
     figure, panels = _panels(2 if known else 1)
     panels[0].set_title(title)
     panels[0].set_ylabel("loss: training —, validation - -")
@@ -196,8 +195,8 @@ def compare(
             panels[1].plot(epochs, values, line, color=color, **_style(values))
     panels[0].legend(frameon=False, fontsize=8)
     if known:
-        panels[1].set_ylabel("validation %: WER —, CER - -")
-        _percents(panels[1], known)
+        panels[1].set_ylabel(f"validation %: {', '.join(known)}")
+        _percents(panels[1], sum(known.values(), []))
     _save(figure, png_path)
 
 

@@ -137,6 +137,7 @@ def test_character_errors_are_drawn_with_those_of_words(tmp_path, figures):
     # As many points as each has: WER and CER of the first, WER of the second.
     assert [len(line.get_xdata()) for line in together.lines] == [4, 4, 2, 0]
     assert together.lines[1].get_ydata()[-1] == 12.5 / 4
+    assert together.get_ylabel() == "validation %: WER —, CER - -"
     assert axes.get_yscale() == together.get_yscale() == "log"
 
 
@@ -203,6 +204,7 @@ def test_runs_are_drawn_together(figures, tmp_path):
     wers = rates.lines[::2]  # there are no CERs
     assert [list(line.get_ydata())[-1:] for line in wers] == [[100 / 30], [5], []]
     assert len({line.get_color() for line in wers}) == 3
+    assert rates.get_ylabel() == "validation %: WER —"
     assert rates.get_yscale() == "log"
     compare({"c": run(wer=False)}, tmp_path / "c.png")
     assert len(figures[-1].axes) == 1
