@@ -2,6 +2,7 @@
 
 import statistics
 from dataclasses import dataclass, fields
+from itertools import pairwise
 
 from summarymixing.benchmark.cases import MIXERS, PRODUCTS, Case
 from summarymixing.benchmark.measure import OUT_OF_MEMORY
@@ -365,7 +366,9 @@ def plot(contents, path):
                     style = "o--" if MIXERS[mixer].host else "o-"
                     axes.plot(xs, ys, style, color=colour, label=mixer, markersize=3)
             axes.set(xlabel="seconds of audio", ylabel=measure, xscale="log")
-            axes.set_xticks(seconds, [f"{x:g}" for x in seconds])
+            # Numbers that would overlap give way to the longer one.
+            near = {x for x, longer in pairwise(seconds) if longer < 1.4 * x}
+            axes.set_xticks(seconds, ["" if x in near else f"{x:g}" for x in seconds])
             axes.xaxis.set_minor_locator(NullLocator())
             if measure == "time / audio":
                 axes.set_ylim(bottom=0)
