@@ -31,8 +31,9 @@ def main(argv=None):
             raise InputError(f"--names: {len(files)} are expected, one a run, got {len(names)}")
         if len(set(names)) < len(names):
             raise InputError("every run needs a name of its own: give --names")
+        runs = dict(zip(names, map(curves.read, files)))
         try:
-            curves.compare(dict(zip(names, files)), args.out, args.title)
+            curves.compare(runs, args.out, args.title)
         except OSError as error:
             raise InputError(f"{args.out}: cannot be written ({error.strerror})") from error
     print(args.out)

@@ -253,7 +253,7 @@ def _explained(message, vocab_size):
     if found := re.search(r"smaller than required_chars\. \d+ vs (\d+)", message):
         return InputError(
             f"vocab_size {vocab_size} is too small for the characters of these texts: use at least "
-            f"{found[1]}, or a character_coverage below 1{_IN_RECIPES}"
+            f"{found[1]}, or a character_coverage below 1; vocab_size is output_neurons in a recipe"
         )
     return None
 
