@@ -61,10 +61,12 @@ def check_corpus(folder):
 
 
 def command(arguments, gpus):
-    launcher = [sys.executable]
-    if gpus > 1:
-        launcher += ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={gpus}"]
-    return [*launcher, *arguments]
+    line = [sys.executable, *arguments]
+    if gpus == 1:
+        return line
+    # By itself torchrun adds -u, with which lines of several processes come in pieces.
+    options = ["--standalone", f"--nproc_per_node={gpus}", "--no-python"]
+    return [sys.executable, "-m", "torch.distributed.run", *options, *line]
 
 
 def visible_gpus():
@@ -135,6 +137,7 @@ def train(runs, out, jobs, gpus, lock, finished):
     def begin(run, arguments):
         begun.append(arguments)
         environment = dict(os.environ)
+        environment.pop("PYTHONUNBUFFERED", None)  # as -u, see `command`
         slots[run] = min({*range(jobs)} - {slots[other] for other in running})
         if jobs > 1 and len(there) >= gpus:
             environment["CUDA_VISIBLE_DEVICES"] = ",".join(gpus_of(slots[run], gpus, there))

@@ -22,7 +22,7 @@ def said_in_one_line():
     except InputError as error:
         # From a data worker it comes with the worker's traceback in its text.
         line = str(error).split(f"{type(error).__name__}: ")[-1].strip()
-        print(f"error: {line}", file=sys.stderr)
+        sys.stderr.write(f"error: {line}\n")  # at once: several processes may say it
         sys.exit(2)
     except BrokenPipeError:  # what reads has ended, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

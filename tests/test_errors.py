@@ -1,5 +1,6 @@
 """How a command ends, and what every check of an integer refuses."""
 
+import socket
 import subprocess
 import sys
 
@@ -44,3 +45,18 @@ def test_one_line():
     assert one_line(ValueError("a" * 400)) == "a" * 300
     assert one_line("many words", most=4) == "many"
     assert one_line(ValueError("\n")) == "ValueError"
+
+
+_A_MISTAKE = """
+from summarymixing.errors import InputError, said_in_one_line
+with said_in_one_line():
+    raise InputError("width: 3 is too narrow")
+"""
+
+
+def test_processes_that_say_the_same_do_not_mix_it():
+    here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    with here, there:  # what is written at once is received at once
+        command = [sys.executable, "-u", "-c", _A_MISTAKE]  # as torchrun starts it
+        assert subprocess.run(command, stderr=there, timeout=60).returncode == 2
+        assert here.recv(1000) == b"error: width: 3 is too narrow\n"

@@ -28,7 +28,10 @@ with open(folder / "seen.txt", "a") as file:
 if options["width"] == "3" and not os.path.exists(options["data_folder"] + "/mended"):
     sys.exit("error: width: 3 is too narrow")
 if options["width"] == "8":
-    raise ValueError("eight is enough")
+    for piece in ("ValueError: ", "eight is enough", "\\n"):  # as a traceback is written
+        sys.stderr.write(piece)
+        time.sleep(0.3)
+    sys.exit(1)
 if options["width"] == "6":
     os.kill(os.getpid(), 9)
 if options["width"] == "4":
@@ -242,7 +245,8 @@ def test_several_processes(reproduce, tmp_path):
     assert len(lines) == 2 and all("--seed=7 " in line and line.endswith(" 2") for line in lines)
 
 
-def test_what_a_process_said_before_torchrun(reproduce, tmp_path):
+def test_what_a_process_said_before_torchrun(reproduce, tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONUNBUFFERED", "1")
     table = {"rows": [{"name": "A", "options": {"width": 8}}], "decode": {}}
     status, _, err = reproduce(f"--data_folder={tmp_path}", "--gpus=2", "--seeds=7", **table)
     assert status == 1
