@@ -126,7 +126,7 @@ def prepare(
         tables = [data]
         rows = _by_split(data, _read(data, columns), splits, split_column)
 
-    utterances = {split: [_utterance(*row) for row in rows[split]] for split in splits}
+    utterances = {split: _told_apart(rows[split]) for split in splits}
     files = dict.fromkeys(u.wav for split in splits for u in utterances[split])
     sources = manifests.stat_files([*tables, *files])
     arguments = {
@@ -261,7 +261,7 @@ def _utterances(path, columns, folder):
             )
             for row in manifests.read(path)
         ]
-    return [_utterance(*row) for row in _read(path, columns)]
+    return _told_apart(_read(path, columns))
 
 
 def _is_manifest(path):
@@ -403,6 +403,23 @@ def _read_jsonl(path, columns):
     # Objects may leave keys out, but a key that none of them has is a mistake.
     if missing:
         raise InputError(f"{path}: none of the objects has the key {', '.join(sorted(missing))}")
+
+
+def _told_apart(rows):
+    """Their utterances, unless two without an id are of the same audio and beginning."""
+    lines, utterances = {}, []
+    for path, line, row in rows:
+        utterance = _utterance(path, line, row)
+        if row.get("id") in (None, ""):
+            before = lines.setdefault(utterance.id, line)
+            if before != line:
+                raise InputError(
+                    f"{path}, line {line}: the utterance id {utterance.id}, made of the audio's"
+                    f" name, is that of line {before} as well; id_column names a column with ids,"
+                    " or start_column where segments begin"
+                )
+        utterances.append(utterance)
+    return utterances
 
 
 def _utterance(path, line, row):
