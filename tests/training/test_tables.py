@@ -585,6 +585,8 @@ def test_shipped_rows_train_what_their_names_say(path):
                 expected["max_batch_utterances"] = int(part.removesuffix(" utterances"))
             elif part.startswith("warm-up "):
                 expected["warmup_steps"] = int(part.removeprefix("warm-up "))
+            elif part == "published merge":
+                expected["branch_merge"] = "mlp"
             else:
                 assert part in MEANINGS
         assert own == expected, row["name"]
