@@ -38,6 +38,8 @@ def _model(encoder, mode):
     ("encoder", "mode"),
     (
         ("conformer", "SummaryMixing"),
+        ("conformer", "SummaryMixing-lite"),
+        ("conformer", "SummaryMixing-fast"),
         ("conformer", "SummaryMixing-expdecay"),
         ("branchformer", "SummaryMixing"),
     ),
