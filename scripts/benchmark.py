@@ -356,8 +356,10 @@ def main(argv=None):
         versions = ", ".join(
             f"{name} {facts['versions'][name]}" for name in ("torch", "speechbrain")
         )
-        print(f"{facts['device']}, {facts['threads']} threads, {versions}\n")
+        print(f"## {facts['device']}, {facts['threads']} threads, {versions}\n")
         print(report.table(content["rows"]), "\n")
+        if against_length := report.by_length(content["rows"]):
+            print(against_length, "\n")
         if content["recipes"]:
             print(report.recipe_table(content["recipes"]), "\n")
         print(*report.targets(content["rows"], content["kind"]), "", sep="\n")

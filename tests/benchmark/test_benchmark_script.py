@@ -242,6 +242,9 @@ def test_targets_say_what_was_measured(case):
     assert f"{where}: target ≤ 0.85: RoPEMHA: out of memory (eager, " in lines
     rows = _rows(case, RoPEMHA=([10], 1), SummaryMixing=([9], 1))
     assert "0.90 (0.90–0.90) MISSED" in "".join(report.targets(rows, "cpu"))
+    rows = _rows(case, RoPEMHA=([1000], 1), SummaryMixing=([851], 1))
+    line = "≤ 0.85: 0.85 (0.85–0.85), in full 0.8510, MISSED"
+    assert line in "".join(report.targets(rows, "cpu"))
 
 
 def test_twenty_minutes_fit_or_do_not(case):
@@ -273,3 +276,24 @@ def test_a_picture_for_what_was_measured_at_several_lengths(case, tmp_path, monk
     draw(*several, *(replace(case, dropout=0.0) for case in several), replace(case, part="cell"))
     draw(case, replace(case, part="cell"))
     assert shapes == [(2, 3), (2, 3)]
+
+
+def test_ratios_against_length(case):
+    longer = replace(case, seconds=40.0, batch=1)
+    rows = _rows(
+        case, products=([1, 1], 1), none=([2, 4], 2**20), RoPEMHA=([4, 8], 2**21),
+        SummaryMixing=([3, 4], 2**20),
+    )  # fmt: skip
+    rows += _rows(longer, products=([1], 1), RoPEMHA=(None, None), SummaryMixing=([2], 2**20))
+    rows += _rows(replace(case, dropout=0.0), SummaryMixing=([3], 1), RoPEMHA=([4], 1))
+    setting = "conformer 2 layers, training, float32, eager, d 512, padding 0.8, dropout 0.1"
+    assert report.by_length(rows[::-1]).splitlines() == [
+        f"| {setting} | 10 s × 2 | 40 s × 1 |",
+        "| --- | --- | --- |",
+        "| SummaryMixing to RoPEMHA | 0.62 (0.50–0.75) | RoPEMHA: out of memory |",
+        "| SummaryMixing to none | 1.25 (1.00–1.50) |  |",
+        "| none to RoPEMHA | 0.50 (0.50–0.50) |  |",
+        "| SummaryMixing to RoPEMHA, peak memory | 0.50 | RoPEMHA: out of memory |",
+        "| SummaryMixing, of the rate of products | 0.29 (0.25–0.33) | 0.50 (0.50–0.50) |",
+    ]
+    assert report.by_length(rows[:4]) == ""
