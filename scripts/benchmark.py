@@ -204,10 +204,9 @@ def read(path):
     return content
 
 
-def measure_all(arguments, device):
+def measure_all(arguments, device, path):
     """Measures what is not in the file of results yet; its content."""
     end = time.monotonic() + 60 * arguments.minutes
-    path = Path(arguments.json or f"benchmarks/results/speed_{device}.json")
     facts = {
         "machine": machine.describe(arguments.device), "kind": device, "seed": arguments.seed
     }  # fmt: skip
@@ -348,15 +347,16 @@ def main(argv=None):
         if arguments.threads:
             torch.set_num_threads(arguments.threads)
         if arguments.report:
-            contents = [read(path) for path in arguments.report]
+            contents = {path: read(path) for path in arguments.report}
         else:
-            contents = [measure_all(arguments, device)]
-    for content in contents:
+            path = arguments.json or f"benchmarks/results/speed_{device}.json"
+            contents = {path: measure_all(arguments, device, Path(path))}
+    for path, content in contents.items():
         facts = content["machine"]
         versions = ", ".join(
             f"{name} {facts['versions'][name]}" for name in ("torch", "speechbrain")
         )
-        print(f"## {facts['device']}, {facts['threads']} threads, {versions}\n")
+        print(f"## {Path(path).name}: {facts['device']}, {facts['threads']} threads, {versions}\n")
         print(report.table(content["rows"]), "\n")
         if against_length := report.by_length(content["rows"]):
             print(against_length, "\n")
@@ -366,10 +366,10 @@ def main(argv=None):
     if arguments.plot:
         with said_in_one_line():
             try:
-                report.plot(contents, arguments.plot)
+                report.plot(contents.values(), arguments.plot)
             except OSError as error:
                 raise InputError(f"--plot {arguments.plot}: {error.strerror}") from error
-    failures = [line for content in contents for line in report.failures(content)]
+    failures = [line for content in contents.values() for line in report.failures(content)]
     if failures:
         print(
             "\nerror: failed, and not for lack of memory:", *failures, sep="\n  ", file=sys.stderr
