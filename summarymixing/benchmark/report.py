@@ -81,7 +81,8 @@ def rate_share(row, products):
 
 
 HEAD = (
-    "encoder", "part", "step", "precision", "graph", "dropout", "s", "batch", "mixer", "ms",
+    "encoder", "part", "step", "precision", "graph", "d", "dropout", "padding", "s", "batch",
+    "mixer", "ms",
     "× real time",
     f"to {HOST}", f"to {HOST_FLOOR}", "to RoPEMHA", "to none", "of products", "MiB", "to RoPEMHA",
 )  # fmt: skip
@@ -100,7 +101,8 @@ def table(rows):
                 continue
             cells = [
                 case.encoder, _part(case), case.step, case.precision, case.graph,
-                f"{case.dropout:g}", f"{case.seconds:g}", case.batch, mixer,
+                case.d_model, f"{case.dropout:g}", f"{case.padding:g}", f"{case.seconds:g}",
+                case.batch, mixer,
             ]  # fmt: skip
             if "failed" in row:
                 cells += [row["failed"], *[""] * (len(HEAD) - len(cells) - 1)]
@@ -124,9 +126,9 @@ def table(rows):
 def by_length(rows):
     """Tables in Markdown of ratios against length, one for each setting measured at several.
 
-    Columns are seconds × utterances. Rows are times: of SummaryMixing's kinds, then of what they
-    are compared with, to RoPE attention; then SummaryMixing's peak memory, and its share of the
-    rate of bare matrix products.
+    Columns are seconds × utterances; empty is what was not measured. Rows are times: of
+    SummaryMixing's kinds, then of what they are compared with, to RoPE attention; then
+    SummaryMixing's peak memory, and its share of the rate of bare matrix products.
     """
     settings = {}
     for case, sides in by_case(rows).items():
@@ -438,6 +440,5 @@ def plot(contents, path):
 
 
 def _part(case):
-    if case.part != "layers":
-        return case.part
-    return f"{case.layers} layer{'s' * (case.layers > 1)}"
+    layers = f"{case.layers} layer{'s' * (case.layers > 1)}"
+    return {"cell": "cell", "layers": layers, "encoder": f"encoder of {layers}"}[case.part]

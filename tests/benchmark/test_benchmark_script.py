@@ -219,10 +219,10 @@ def test_ratios_are_of_the_same_turn(case):
         SummaryMixing=([3, 4, 9], 2**21), RelPosMHAXL=(None, None),
         **{"speechbrain/RoPEMHA": ([6, 8, 9], 2**22), "speechbrain/none": ([3, 5, 9], 2**20)},
     )  # fmt: skip
-    lines = {line.split(" | ")[8]: line for line in report.table(rows).splitlines()}
+    lines = {line.split(" | ")[10]: line for line in report.table(rows).splitlines()}
     assert lines["SummaryMixing"] == (
-        "| conformer | 2 layers | training | float32 | eager | 0.1 | 10 | 2 | SummaryMixing "
-        "| 4000.0 | 0.4 | 0.50 (0.50–1.00) | 1.00 (0.80–1.00) | 0.75 (0.50–1.50) "
+        "| conformer | 2 layers | training | float32 | eager | 512 | 0.1 | 0.8 | 10 | 2 "
+        "| SummaryMixing | 4000.0 | 0.4 | 0.50 (0.50–1.00) | 1.00 (0.80–1.00) | 0.75 (0.50–1.50) "
         "| 1.50 (1.00–1.50) | 0.25 (0.11–0.33) | 2 | 0.50 |"
     )
     assert "| RelPosMHAXL | out of memory |" in lines["RelPosMHAXL"]
