@@ -349,8 +349,8 @@ def main(argv=None):
         if arguments.report:
             contents = {path: read(path) for path in arguments.report}
         else:
-            path = arguments.json or f"benchmarks/results/speed_{device}.json"
-            contents = {path: measure_all(arguments, device, Path(path))}
+            path = Path(arguments.json or f"benchmarks/results/speed_{device}.json")
+            contents = {path: measure_all(arguments, device, path)}
     for path, content in contents.items():
         facts = content["machine"]
         versions = ", ".join(

@@ -82,8 +82,7 @@ def rate_share(row, products):
 
 HEAD = (
     "encoder", "part", "step", "precision", "graph", "d", "dropout", "padding", "s", "batch",
-    "mixer", "ms",
-    "× real time",
+    "mixer", "ms", "× real time",
     f"to {HOST}", f"to {HOST_FLOOR}", "to RoPEMHA", "to none", "of products", "MiB", "to RoPEMHA",
 )  # fmt: skip
 

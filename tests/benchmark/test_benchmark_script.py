@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -10,6 +11,8 @@ import torch
 from summarymixing import machine
 from summarymixing.benchmark import report
 from summarymixing.benchmark.measure import DeviceLostError
+
+RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
 
 TINY = ["--d_model=16", "--layers=1", "--repeats=2", "--threads=1"]
 
@@ -297,3 +300,9 @@ def test_ratios_against_length(case):
         "| SummaryMixing, of the rate of products | 0.29 (0.25–0.33) | 0.50 (0.50–0.50) |",
     ]
     assert report.by_length(rows[:4]) == ""
+
+
+@pytest.mark.parametrize("written", sorted(RESULTS.glob("*.md")), ids=lambda path: path.stem)
+def test_reports_in_the_repository_are_those_of_their_figures(written, benchmark):
+    status, out, _ = benchmark("--report", written.with_suffix(".json"))
+    assert status == 0 and out == written.read_text(encoding="utf-8")
